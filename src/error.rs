@@ -1,0 +1,122 @@
+//! One error type for the whole core: a kind, the operation, the entity and the cause.
+//!
+//! A leaf: every other module may use it, it uses none of them. `src/python/errors.rs` maps
+//! [`ErrorKind`] to the exception classes of `kombu_rs.exceptions` and to builtin ones.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// The result of every fallible operation of the core.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, in the terms that decide how Kombu's callers react.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The link to the broker failed or could not be made; a reconnect may help
+    /// (`kombu.exceptions.OperationalError`, in `connection_errors`).
+    Connection,
+    /// The broker refused an operation on one channel; the link itself is fine
+    /// (`kombu.exceptions.ChannelError`, in `channel_errors`).
+    Channel,
+    /// A deadline passed (`socket.timeout`, that is `TimeoutError`).
+    Timeout,
+    /// Credentials or permissions were refused (`kombu.exceptions.OperationalError`, not worth retrying).
+    Auth,
+    /// A value given by the user is wrong: URL, option, argument (`ValueError`).
+    Invalid,
+    /// A value has the wrong type (`TypeError`).
+    Type,
+    /// Bytes from the broker or a peer cannot be understood (`kombu.exceptions.DecodeError`).
+    Decode,
+    /// A value cannot be serialised (`kombu.exceptions.EncodeError`).
+    Encode,
+    /// An entity does not exist (`ChannelError` with code 404).
+    NotFound,
+    /// The transport cannot do this (`NotImplementedError`).
+    Unsupported,
+    /// A handle was used after it was closed (`kombu.exceptions.RecoverableConnectionError`-like).
+    Closed,
+    /// A limit is reached: `channel_max`, `max_connections`, a full disk or broker
+    /// (`kombu.exceptions.ConnectionLimitExceeded` and friends).
+    Limit,
+    /// An exception raised by user code (Python) during a callback; carried elsewhere.
+    Interrupted,
+    /// A bug of ours.
+    Internal,
+}
+
+/// An error of the core.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: Cow<'static, str>,
+    /// The AMQP reply code, 0 when the broker gave none (AMQP 0-9-1 section 1.6).
+    code: u16,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` whose text is `message`: it names the operation and the entity, never a password.
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, message: message.into(), code: 0, source: None }
+    }
+
+    /// The same error with the cause attached; the cause's text is appended when displayed.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The same error with an AMQP reply code.
+    #[must_use]
+    pub fn with_code(mut self, code: u16) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// What went wrong, as callers react to it.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The AMQP reply code, 0 when there is none.
+    pub fn code(&self) -> u16 {
+        self.code
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(source) = &self.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}
+
+macro_rules! constructors {
+    ($($name:ident => $kind:ident),* $(,)?) => {
+        impl Error {
+            $(
+                #[doc = concat!("An error of kind [`ErrorKind::", stringify!($kind), "`].")]
+                pub fn $name(message: impl Into<Cow<'static, str>>) -> Self {
+                    Self::new(ErrorKind::$kind, message)
+                }
+            )*
+        }
+    };
+}
+constructors! {
+    connection => Connection, channel => Channel, timeout => Timeout, auth => Auth, invalid => Invalid,
+    type_error => Type, decode => Decode, encode => Encode, not_found => NotFound,
+    unsupported => Unsupported, closed => Closed, limit => Limit, internal => Internal,
+}

@@ -1,0 +1,10 @@
+//! kombu-rs: the native core under the Python package `kombu_rs`.
+//!
+//! Arrows point one way: `python -> client -> virt -> routing, codec -> model`;
+//! `transports` stand on `protocol` and `io` and meet `virt` only through
+//! [`transport::Store`]. See `ARCHITECTURE.md`.
+
+pub mod error;
+pub mod io;
+pub mod model;
+pub mod transport;
