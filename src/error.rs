@@ -64,7 +64,10 @@ impl Error {
 
     /// The same error with the cause attached; the cause's text is appended when displayed.
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn with_source(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         self.source = Some(source.into());
         self
     }
@@ -103,20 +106,70 @@ impl std::error::Error for Error {
     }
 }
 
-macro_rules! constructors {
-    ($($name:ident => $kind:ident),* $(,)?) => {
-        impl Error {
-            $(
-                #[doc = concat!("An error of kind [`ErrorKind::", stringify!($kind), "`].")]
-                pub fn $name(message: impl Into<Cow<'static, str>>) -> Self {
-                    Self::new(ErrorKind::$kind, message)
-                }
-            )*
-        }
-    };
-}
-constructors! {
-    connection => Connection, channel => Channel, timeout => Timeout, auth => Auth, invalid => Invalid,
-    type_error => Type, decode => Decode, encode => Encode, not_found => NotFound,
-    unsupported => Unsupported, closed => Closed, limit => Limit, internal => Internal,
+/// Shorthands, one for each kind that the core raises itself.
+impl Error {
+    /// An error of kind [`ErrorKind::Connection`].
+    pub fn connection(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Connection, message)
+    }
+
+    /// An error of kind [`ErrorKind::Channel`].
+    pub fn channel(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Channel, message)
+    }
+
+    /// An error of kind [`ErrorKind::Timeout`].
+    pub fn timeout(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Timeout, message)
+    }
+
+    /// An error of kind [`ErrorKind::Auth`].
+    pub fn auth(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Auth, message)
+    }
+
+    /// An error of kind [`ErrorKind::Invalid`].
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// An error of kind [`ErrorKind::Type`].
+    pub fn type_error(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Type, message)
+    }
+
+    /// An error of kind [`ErrorKind::Decode`].
+    pub fn decode(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Decode, message)
+    }
+
+    /// An error of kind [`ErrorKind::Encode`].
+    pub fn encode(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Encode, message)
+    }
+
+    /// An error of kind [`ErrorKind::NotFound`].
+    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// An error of kind [`ErrorKind::Unsupported`].
+    pub fn unsupported(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
+    /// An error of kind [`ErrorKind::Closed`].
+    pub fn closed(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Closed, message)
+    }
+
+    /// An error of kind [`ErrorKind::Limit`].
+    pub fn limit(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Limit, message)
+    }
+
+    /// An error of kind [`ErrorKind::Internal`].
+    pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
 }
