@@ -1,0 +1,136 @@
+# One entry for people and for CI. Needs GNU make, bash, git, Python 3.10 or later with venv, a Rust
+# toolchain and a C compiler; everything else is installed into virtual environments in this folder.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BROKER ?= sqlite
+TASKS ?= 2000
+
+VENV := .venv
+DEMO_VENV := .venv-demo
+STOCK_VENV := .venv-stock
+BUILD := build
+
+RUST_SOURCES := $(shell find src -name __pycache__ -prune -o \( -type d -o -name '*.rs' \) -print) Cargo.toml Cargo.lock
+PYTHON_SOURCES := $(shell find python -name __pycache__ -prune -o \( -type d -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -print)
+WHEEL_SOURCES := $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml README.md
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# One interpreter for every cargo call with the `python` feature, or each would rebuild pyo3.
+PY_ENV = PYO3_PYTHON=$(CURDIR)/$(VENV)/bin/python
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# --- environments ------------------------------------------------------------------------------------
+
+.PHONY: prerequisites
+prerequisites:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.10 or later, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is $$($(PYTHON) -V 2>&1): Python 3.10 or later is needed, name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv module: on Debian run 'apt-get install python3-venv'" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "cargo was not found: install a Rust toolchain (1.89 or later; rustup with its default settings will do)" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "cc was not found: install a C compiler, on Debian 'apt-get install gcc libc6-dev'" >&2; exit 1; }
+
+# $(1): the folder of the environment, $(2): the requirement files
+define make_venv
+	rm -rf $(1)
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet $(foreach file,$(2),-r $(file))
+	touch $@
+endef
+
+$(VENV)/.ready: requirements/dev.txt | prerequisites
+	$(call make_venv,$(VENV),$<)
+
+$(DEMO_VENV)/.ready: requirements/demo.txt | prerequisites
+	$(call make_venv,$(DEMO_VENV),$<)
+
+$(DEMO_VENV)/.redis: requirements/redis.txt $(DEMO_VENV)/.ready
+	$(DEMO_VENV)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+$(STOCK_VENV)/.ready: requirements/stock.txt | prerequisites
+	$(call make_venv,$(STOCK_VENV),$<)
+
+# --- the wheel ---------------------------------------------------------------------------------------
+
+# $(1): the environment, $(2): the cargo profile
+define install_wheel
+	rm -rf $(BUILD)/wheels/$(2)
+	$(1)/bin/maturin build --quiet --locked --profile $(2) --interpreter $(CURDIR)/$(1)/bin/python --out $(BUILD)/wheels/$(2)
+	$(1)/bin/python -m pip install --quiet --no-index --no-deps --force-reinstall $(BUILD)/wheels/$(2)/*.whl
+	touch $@
+endef
+
+$(VENV)/.wheel: $(VENV)/.ready $(WHEEL_SOURCES)
+	@echo "building the wheel (profile testing)"
+	$(call install_wheel,$(VENV),testing)
+
+$(DEMO_VENV)/.wheel: $(DEMO_VENV)/.ready $(WHEEL_SOURCES)
+	@echo "building the wheel (profile release; some minutes the first time)"
+	$(call install_wheel,$(DEMO_VENV),release)
+
+.PHONY: build build-release
+build: $(VENV)/.wheel ## Build and install the wheel that the tests run on (.venv)
+build-release: $(DEMO_VENV)/.wheel ## Build and install the release wheel (.venv-demo)
+
+# --- demo --------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(DEMO_VENV)/.wheel $(if $(findstring redis,$(BROKER)),$(DEMO_VENV)/.redis) ## Run Celery on kombu-rs; BROKER=redis://localhost for a server of yours
+	$(DEMO_VENV)/bin/python examples/demo/run.py --broker '$(BROKER)' --tasks $(TASKS)
+
+# --- tests -------------------------------------------------------------------------------------------
+
+.PHONY: test test-rust test-python
+test: test-rust test-python ## Run every test; starts its own servers
+
+test-rust: $(VENV)/.ready ## Run the Rust tests
+	$(VENV)/bin/python tests/servers/serve.py redis -- bash -c '\
+	  if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; \
+	  else cargo test --locked --lib --bins --tests; fi; \
+	  cargo test --locked --doc'
+
+PYTEST_ARGS ?=
+test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Run the Python tests; PYTEST_ARGS is passed on
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# --- checks ------------------------------------------------------------------------------------------
+
+.PHONY: check check-rust check-python check-stubs
+check: check-rust check-python check-stubs ## Formatters, linters, types, stubs, layering
+
+check-rust: $(VENV)/.ready
+	cargo fmt --check
+	cargo clippy --locked --all-targets --quiet -- -D warnings
+	$(PY_ENV) cargo clippy --locked --features python --lib --quiet -- -D warnings
+	cargo test --locked --quiet --test layering
+
+check-python: $(VENV)/.ready
+	$(VENV)/bin/ruff check python tests examples benches
+	$(VENV)/bin/ruff format --check python tests examples benches
+	$(VENV)/bin/mypy
+
+check-stubs: $(VENV)/.wheel
+	$(VENV)/bin/python -m mypy.stubtest kombu_rs --concise --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt
+
+# --- benches -----------------------------------------------------------------------------------------
+
+BENCH_ARGS ?=
+.PHONY: bench
+bench: $(DEMO_VENV)/.wheel $(STOCK_VENV)/.ready ## Measure against stock Kombu and write benches/RESULTS.md; BENCH_ARGS is passed on
+	$(DEMO_VENV)/bin/python -m benches.python.run --ours $(DEMO_VENV)/bin/python --stock $(STOCK_VENV)/bin/python $(BENCH_ARGS)
+
+.PHONY: format clean
+format: $(VENV)/.ready ## Format Rust and Python sources
+	cargo fmt
+	$(VENV)/bin/ruff check --fix --quiet python tests examples benches
+	$(VENV)/bin/ruff format python tests examples benches
+
+clean: ## Remove the environments and wheels, keep cargo's target folder
+	rm -rf $(VENV) $(DEMO_VENV) $(STOCK_VENV) $(BUILD)

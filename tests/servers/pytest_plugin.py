@@ -1,0 +1,60 @@
+"""Fixtures over the servers. Session servers are shared and emptied for each test that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from .certificates import Authority
+from .process import temporary_folder
+from .proxy import FaultProxy
+from .redis import RedisServer
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """The Redis server that tests share; take `redis_server` instead, which is emptied."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(shared_redis: RedisServer) -> RedisServer:
+    """The shared Redis server, emptied. Do not stop it: for that take `new_redis`."""
+    shared_redis.command("FLUSHALL")
+    return shared_redis
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of an empty database of the shared server."""
+    return redis_server.url()
+
+
+@pytest.fixture
+def new_redis() -> Iterator[Callable[..., RedisServer]]:
+    """Starts a Redis server of the test's own: ``new_redis(appendonly=True, ...)``."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(RedisServer(**options))
+
+
+@pytest.fixture
+def new_proxy() -> Iterator[Callable[[int], FaultProxy]]:
+    """Puts a proxy of the test's own before a port: ``new_proxy(server.port)``."""
+    with ExitStack() as stack:
+        yield lambda port: stack.enter_context(FaultProxy(port))
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    """A certificate authority."""
+    return Authority(temporary_folder("tls"))
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A `sqla+sqlite` URL of a database file that is not there yet."""
+    return f"sqla+sqlite:///{tmp_path / 'broker.sqlite'}"
