@@ -217,6 +217,8 @@ class FaultProxy:
             finally:
                 if pair in self._pairs:
                     self._drop_pair(pair)
+        except asyncio.CancelledError:
+            pass  # `stop` ends the task; asyncio would log the cancellation of a server's callback
         finally:
             self._tasks.discard(task)
 
@@ -239,9 +241,9 @@ class FaultProxy:
                 if lane.budget is not None:
                     data = data[: lane.budget]
                     lane.budget -= len(data)
+                lane.passed += len(data)
                 writer.write(data)
                 await writer.drain()
-                lane.passed += len(data)
                 if lane.budget == 0:
                     lane.budget = None
                     self._drop_pair(pair)
