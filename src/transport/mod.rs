@@ -1,7 +1,11 @@
 //! What a broker must offer, and the table of URL schemes.
 
 mod capability;
+mod channel;
+mod exchanges;
 mod store;
 
 pub use capability::Capability;
+pub use channel::{Channel, Connection, ConsumeOptions, Declared, Event};
+pub use exchanges::Exchanges;
 pub use store::{GetOptions, QueueRef, Store};

@@ -1,6 +1,6 @@
 //! The trait under every virtual transport: queues that messages go into and come out of.
 
-use super::Capability;
+use super::{Capability, Exchanges};
 use crate::error::Result;
 use crate::model::{Binding, Claim, Delivery, Exchange, Message, Name, Queue, Release};
 use async_trait::async_trait;
@@ -37,6 +37,9 @@ pub struct GetOptions {
 pub trait Store: Debug + Send + Sync + 'static {
     /// What this store can do.
     fn capability(&self) -> Capability;
+
+    /// The exchanges declared through this store.
+    fn exchanges(&self) -> &Exchanges;
 
     /// Connects if it is not connected (again after a lost link or a fork) within the connect timeout.
     ///
