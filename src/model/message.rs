@@ -26,11 +26,13 @@ pub struct Properties {
     pub exchange: Name,
     /// `delivery_info.routing_key`.
     pub routing_key: Name,
-    /// All other members of `delivery_info`, as a JSON object (`redelivered`, `priority`, ...).
+    /// All other members of `delivery_info` (`priority` from old publishers, ...), a JSON object.
+    /// `redelivered` is not among them: see [`Message::redelivered`].
     pub delivery_info_extra: Json,
     /// Encoding of the body in the envelope.
     pub body_encoding: BodyEncoding,
-    /// `expiration` in milliseconds (AMQP: per-message TTL), `None` when absent.
+    /// `expiration` in milliseconds (AMQP: per-message TTL), `None` when absent. On the wire it is
+    /// a decimal string; what is not a whole number stays in `extra`.
     pub expiration: Option<u64>,
     /// All other members of `properties`, a JSON object in the publisher's order.
     pub extra: Json,
@@ -45,10 +47,13 @@ pub struct Message {
     pub content_type: Option<Name>,
     /// `content-encoding`, `None` when null.
     pub content_encoding: Option<Name>,
-    /// `headers`, a JSON object.
+    /// `headers`, a JSON object. May hold `redelivered`, as stock Kombu writes it on restore.
     pub headers: Json,
     /// `properties`.
     pub properties: Properties,
-    /// Whether the message was delivered before and not acknowledged.
+    /// Whether the message was delivered before and not acknowledged (`headers.redelivered` or
+    /// `properties.delivery_info.redelivered`; both are written).
     pub redelivered: bool,
+    /// Members of the envelope that Kombu does not know, a JSON object.
+    pub extra: Json,
 }

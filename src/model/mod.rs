@@ -3,6 +3,7 @@
 mod declare;
 mod delivery;
 mod message;
+pub mod scan;
 mod value;
 
 pub use declare::{Binding, Exchange, ExchangeKind, Queue, QueueOptions};
