@@ -1,0 +1,43 @@
+"""Waking an event loop from another thread."""
+from __future__ import annotations
+
+import os
+import socket
+
+
+class Waker:
+    """A pair of sockets: a byte in one makes the loop's poller return.
+
+    Belongs to one process; a forked child must make its own, as a byte in an
+    inherited one would wake the parent.
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.reader, self.writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self.writer.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch; -1 when closed."""
+        return self.reader.fileno()
+
+    def wake(self) -> None:
+        """Wake the loop. Does nothing if it is being woken already, or gone."""
+        try:
+            self.writer.send(b'\0')
+        except OSError:         # full, which wakes as well, or closed
+            pass
+
+    def drain(self) -> None:
+        """Take the bytes out again."""
+        try:
+            while self.reader.recv(4096):
+                pass
+        except OSError:         # empty, or closed
+            pass
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self.reader.close()
+        self.writer.close()

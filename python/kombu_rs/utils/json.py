@@ -1,0 +1,232 @@
+"""JSON with more types.
+
+A value that JSON does not have is written as an object with two members::
+
+    {"__type__": "datetime", "__value__": "2026-01-31T12:00:00+00:00"}
+
+The markers are part of the wire format that we share with Kombu: ``datetime``,
+``date``, ``time``, ``decimal``, ``uuid``, ``bytes`` (UTF-8) and ``base64``
+(other bytes). :func:`register_type` adds more.
+
+The walk over the data is native where the extension is built; everything about
+types is decided here, by :func:`encode_value` and :func:`object_hook`.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date, datetime, time
+from typing import Any, TypeVar
+
+try:
+    from .._native import json_dumps as _native_dumps
+    from .._native import json_loads as _native_loads
+except ImportError:     # the pure part of the package, used by itself
+    _native_dumps = _native_loads = None
+
+T = TypeVar('T')
+EncodedT = TypeVar('EncodedT')
+
+#: Types that are written as ``str(value)``.
+textual_types: tuple[type, ...] = ()
+
+_encoders: dict[type, tuple[str | None, Callable[[Any], Any]]] = {}
+_decoders: dict[str, Callable[[Any], Any]] = {}
+
+
+class JSONEncoder(json.JSONEncoder):
+    """The standard library's encoder with our types; a base class for your own."""
+
+    def default(self, o: Any) -> Any:
+        """Return something that JSON has for ``o``, which JSON has not."""
+        return encode_value(o)
+
+
+def encode_value(o: Any) -> Any:
+    """Return something that JSON has for ``o``.
+
+    In this order: the result of a method ``__json__``; text of
+    ``textual_types``; bytes; the types registered by :func:`register_type`.
+
+    Raises:
+        TypeError: if ``o`` is none of these.
+    """
+    reducer = getattr(o, '__json__', None)
+    if reducer is not None:
+        return reducer()
+    if textual_types and isinstance(o, textual_types):
+        return str(o)
+    if isinstance(o, bytes):
+        try:
+            return _as('bytes', o.decode('utf-8'))
+        except UnicodeDecodeError:
+            from binascii import b2a_base64
+            return _as('base64', b2a_base64(o, newline=False).decode('ascii'))
+    entry = _encoders.get(type(o)) or _inherited_encoder(o)
+    if entry is None:
+        raise TypeError(f'Object of type {type(o).__name__} is not JSON serializable')
+    marker, encoder = entry
+    return encoder(o) if marker is None else _as(marker, encoder(o))
+
+
+def _inherited_encoder(o: Any) -> tuple[str | None, Callable[[Any], Any]] | None:
+    _register_costly_types()
+    for t, entry in _encoders.items():
+        if isinstance(o, t):
+            return entry
+    return None
+
+
+def _as(t: str, v: Any) -> dict[str, Any]:
+    return {'__type__': t, '__value__': v}
+
+
+def object_hook(o: dict[str, Any]) -> Any:
+    """Return the value that ``o`` stands for, or ``o`` if it is an ordinary object.
+
+    Raises:
+        ValueError: if the marker is not registered.
+    """
+    if len(o) != 2 or '__type__' not in o or '__value__' not in o:
+        return o
+    marker = o['__type__']
+    decoder = _decoders.get(marker) if isinstance(marker, str) else None
+    if decoder is None:
+        _register_costly_types()
+        decoder = _decoders.get(marker) if isinstance(marker, str) else None
+        if decoder is None:
+            known = ', '.join(sorted(_decoders))
+            raise ValueError(f'Unsupported type {marker!r} in JSON; registered are: {known}')
+    return decoder(o['__value__'])
+
+
+_encode = JSONEncoder().encode
+
+
+def dumps(
+    s: Any,
+    _dumps: Callable[..., str] = json.dumps,
+    cls: type[json.JSONEncoder] | None = JSONEncoder,
+    default_kwargs: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> str:
+    """Return ``s`` as JSON text in ASCII.
+
+    Arguments:
+        _dumps: Writes instead of :func:`json.dumps`.
+        cls: Encoder class; see :class:`JSONEncoder`.
+        default_kwargs: Options of ``_dumps``, below ``kwargs``.
+
+    Raises:
+        TypeError: if something has no JSON form.
+        ValueError: if the data contains itself.
+    """
+    if _dumps is json.dumps and cls is JSONEncoder and not kwargs and not default_kwargs:
+        return _native_dumps(s, encode_value) if _native_dumps is not None else _encode(s)
+    return _dumps(s, cls=cls, **{**(default_kwargs or {}), **kwargs})
+
+
+def loads(
+    s: Any,
+    _loads: Callable[..., Any] = json.loads,
+    decode_bytes: bool = True,
+    object_hook: Callable[[dict[str, Any]], Any] | None = object_hook,
+) -> Any:
+    """Return the data that JSON text, or UTF-8 bytes of it, stands for.
+
+    Arguments:
+        _loads: Reads instead of :func:`json.loads`.
+        decode_bytes: Decode bytes before they go to ``_loads``.
+        object_hook: Called with each object; its result takes the object's place.
+
+    Raises:
+        ValueError: if it is not JSON, or holds a type that is not registered.
+    """
+    if isinstance(s, memoryview):
+        s = s.tobytes()
+    if _loads is json.loads and _native_loads is not None:
+        return _native_loads(s, object_hook)
+    if decode_bytes and isinstance(s, (bytes, bytearray)):
+        s = s.decode('utf-8')
+    return _loads(s, object_hook=object_hook)
+
+
+def _no_decoder(o: Any) -> Any:
+    return o
+
+
+def register_type(
+    t: type[T],
+    marker: str | None,
+    encoder: Callable[[T], EncodedT],
+    decoder: Callable[[EncodedT], T] = _no_decoder,     # type: ignore[assignment]
+) -> None:
+    """Make ``t`` and its subclasses known to JSON, or replace how they are written.
+
+    Arguments:
+        t: The type.
+        marker: Its name on the wire. With ``None`` the result of ``encoder``
+            takes the value's place and is not turned back when it is read.
+        encoder: Returns something that JSON has.
+        decoder: Turns that back.
+    """
+    _encoders[t] = (marker, encoder)
+    if marker is not None:
+        _decoders[marker] = decoder
+
+
+def _register_default_types() -> None:
+    """Register the types listed at the top of this module, replacing what is there."""
+    register_type(datetime, 'datetime', datetime.isoformat, _read_datetime)
+    register_type(date, 'date', _write_date, _read_date)
+    register_type(time, 'time', time.isoformat, time.fromisoformat)
+    _decoders['bytes'] = lambda o: o.encode('utf-8')
+    _decoders['base64'] = _read_base64
+    for name in ('Decimal', 'UUID'):
+        for t in [t for t in _encoders if t.__name__ == name and t.__module__ in ('decimal', 'uuid')]:
+            del _encoders[t]
+    _decoders.pop('decimal', None)
+    _decoders.pop('uuid', None)
+    global _costly_types_registered
+    _costly_types_registered = False
+
+
+def _read_datetime(text: str) -> datetime:
+    if text.endswith('Z'):      # Python 3.10 does not read it
+        text = text[:-1] + '+00:00'
+    return datetime.fromisoformat(text)
+
+
+def _write_date(o: date) -> str:
+    return o.isoformat()
+
+
+def _read_date(text: str) -> date:
+    return _read_datetime(text).date()
+
+
+def _read_base64(text: str) -> bytes:
+    from binascii import a2b_base64
+    return a2b_base64(text.encode('ascii'))
+
+
+_costly_types_registered = False
+
+
+def _register_costly_types() -> None:
+    """Register the types whose modules take time to import, when one may be needed."""
+    global _costly_types_registered
+    if _costly_types_registered:
+        return
+    _costly_types_registered = True
+    from decimal import Decimal
+    from uuid import UUID
+
+    # setdefault: the user's own registration came first.
+    _encoders.setdefault(Decimal, ('decimal', str))
+    _decoders.setdefault('decimal', Decimal)
+    _encoders.setdefault(UUID, ('uuid', lambda o: {'hex': o.hex}))
+    _decoders.setdefault('uuid', lambda o: UUID(**o))
+
+
+_register_default_types()

@@ -1,0 +1,91 @@
+"""Object utilities."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import RLock
+from typing import Any
+
+__all__ = ('cached_property',)
+
+_MISSING: Any = object()
+
+
+class cached_property:
+    """A property that is computed at most once per instance.
+
+    The value lives in the instance's ``__dict__`` under the property's name.
+    Deleting it makes the next access compute it again.
+
+    A setter may change what is stored (it returns the value), and a deleter is
+    called with the value that was stored; it is not called if there was none.
+
+    Example:
+        >>> class Thing:
+        ...     @cached_property
+        ...     def answer(self):
+        ...         return 42
+        ...     @answer.setter
+        ...     def answer(self, value):
+        ...         return int(value)
+        >>> thing = Thing()
+        >>> thing.answer
+        42
+        >>> thing.answer = '43'
+        >>> thing.answer
+        43
+    """
+
+    def __init__(
+        self,
+        fget: Callable[[Any], Any] | None = None,
+        fset: Callable[[Any, Any], Any] | None = None,
+        fdel: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        self.fget = self.func = fget
+        self.fset = fset
+        self.fdel = fdel
+        self.attrname = getattr(fget, '__name__', None)
+        self.__doc__ = getattr(fget, '__doc__', None)
+        self.__module__ = getattr(fget, '__module__', __name__)
+        self.lock = RLock()
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.attrname = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        cache = instance.__dict__
+        try:
+            return cache[self.attrname]
+        except KeyError:
+            pass
+        with self.lock:     # the function may be costly, and two results would differ
+            value = cache.get(self.attrname, _MISSING)
+            if value is _MISSING:
+                value = cache[self.attrname] = self.fget(instance)
+            return value
+
+    def __set__(self, instance: Any, value: Any) -> Any:
+        if instance is None:
+            return self
+        with self.lock:
+            if self.fset is not None:
+                value = self.fset(instance, value)
+            instance.__dict__[self.attrname] = value
+
+    def __delete__(self, instance: Any) -> Any:
+        if instance is None:
+            return self
+        with self.lock:
+            value = instance.__dict__.pop(self.attrname, _MISSING)
+            if self.fdel is not None and value is not _MISSING:
+                self.fdel(instance, value)
+
+    def setter(self, fset: Callable[[Any, Any], Any]) -> cached_property:
+        """Return the same property with another setter."""
+        return type(self)(self.fget, fset, self.fdel)
+
+    def deleter(self, fdel: Callable[[Any, Any], Any]) -> cached_property:
+        """Return the same property with another deleter."""
+        return type(self)(self.fget, self.fset, fdel)

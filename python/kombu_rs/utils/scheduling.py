@@ -1,0 +1,115 @@
+"""Taking turns."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .imports import symbol_by_name
+
+__all__ = ('FairCycle', 'priority_cycle', 'round_robin_cycle', 'sorted_cycle')
+
+
+class FairCycle:
+    """Ask resources in turn, so that a busy one cannot starve the others.
+
+    Arguments:
+        fun (Callable): Called as ``fun(resource, callback, **kwargs)``.
+        resources (Sequence): What to ask; may change between calls.
+        predicate (type): Exception by which ``fun`` says "nothing here".
+    """
+
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        resources: Any,
+        predicate: type[BaseException] = Exception,
+    ) -> None:
+        self.fun = fun
+        self.resources = resources
+        self.predicate = predicate
+        self.pos = 0
+
+    def _next(self) -> Any:
+        resources = self.resources
+        if not resources:
+            raise self.predicate()
+        if self.pos >= len(resources):
+            self.pos = 0
+        resource = resources[self.pos]
+        self.pos += 1
+        return resource
+
+    def get(self, callback: Any, **kwargs: Any) -> Any:
+        """Return the result of the next resource that has one.
+
+        Raises:
+            predicate: as the last resource raised it, after one round in vain.
+        """
+        tried = 0
+        while True:
+            resource = self._next()
+            try:
+                return self.fun(resource, callback, **kwargs)
+            except self.predicate:
+                tried += 1
+                if tried >= len(self.resources):
+                    raise
+
+    def close(self) -> None:
+        """Do nothing; there for pollers that must be closed."""
+
+    def __repr__(self) -> str:
+        return f'<FairCycle: {self.pos}/{len(self.resources)} {self.resources}>'
+
+
+class round_robin_cycle:
+    """Queues in turn: the one that was just served goes last."""
+
+    def __init__(self, it: Iterable[Any] | None = None) -> None:
+        self.items: list[Any] = list(it) if it is not None else []
+
+    def update(self, it: Iterable[Any]) -> None:
+        """Replace the queues."""
+        self.items[:] = it
+
+    def consume(self, n: int) -> list[Any]:
+        """Return the first ``n`` queues in the order in which to ask them."""
+        return self.items[:n]
+
+    def rotate(self, last_used: Any) -> Any:
+        """Note that ``last_used`` was served."""
+        try:
+            self.items.remove(last_used)
+        except ValueError:
+            pass            # cancelled in the meantime
+        else:
+            self.items.append(last_used)
+        return last_used
+
+
+class priority_cycle(round_robin_cycle):
+    """Queues in the order in which they were given, always from the first."""
+
+    def rotate(self, last_used: Any) -> None:
+        """Do nothing: the order is fixed."""
+
+
+class sorted_cycle(priority_cycle):
+    """Queues in the order of their names, always from the first."""
+
+    def consume(self, n: int) -> list[Any]:
+        """Return the first ``n`` queues, sorted."""
+        return sorted(self.items[:n])
+
+
+#: Values of the transport option ``queue_order_strategy``.
+CYCLE_ALIASES = {
+    'priority': f'{__name__}:priority_cycle',
+    'round_robin': f'{__name__}:round_robin_cycle',
+    'sorted': f'{__name__}:sorted_cycle',
+}
+
+
+def cycle_by_name(name: str | type) -> type:
+    """Return the class for a ``queue_order_strategy``: an alias, ``module:Class`` or a class."""
+    return symbol_by_name(name, CYCLE_ALIASES)

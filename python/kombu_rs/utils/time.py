@@ -1,0 +1,7 @@
+"""Units of time."""
+from __future__ import annotations
+
+
+def maybe_s_to_ms(v: float | None) -> int | None:
+    """Convert seconds to whole milliseconds; ``None`` stays ``None``."""
+    return int(float(v) * 1000.0) if v is not None else v
