@@ -19,14 +19,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("io", &["protocol"]),
     ("transport", &["io", "model"]),
     ("virt", &["codec", "io", "model", "routing", "transport"]),
-    (
-        "transports",
-        &["codec", "io", "model", "protocol", "routing", "transport"],
-    ),
-    (
-        "client",
-        &["codec", "io", "model", "routing", "transport", "virt"],
-    ),
+    ("transports", &["codec", "io", "model", "protocol", "routing", "transport"]),
+    ("client", &["codec", "io", "model", "routing", "transport", "virt"]),
     (
         "testkit",
         &[
@@ -41,18 +35,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "virt",
         ],
     ),
-    (
-        "python",
-        &[
-            "client",
-            "codec",
-            "io",
-            "model",
-            "routing",
-            "transport",
-            "virt",
-        ],
-    ),
+    ("python", &["client", "codec", "io", "model", "routing", "transport", "virt"]),
 ];
 
 /// Files that may name one folder more than their layer does, with the reason.
@@ -82,9 +65,7 @@ fn code_only(text: &str) -> String {
         } else if let Some(hashes) = raw_string_hashes(text, i) {
             let close = format!("\"{}", "#".repeat(hashes));
             let open = 1 + hashes + 1;
-            rest[open..]
-                .find(&close)
-                .map_or(rest.len(), |at| open + at + close.len())
+            rest[open..].find(&close).map_or(rest.len(), |at| open + at + close.len())
         } else if rest.starts_with('"') {
             quoted_end(rest)
         } else if rest.starts_with('\'') {
@@ -221,10 +202,7 @@ fn expand(rest: &str, base: Vec<String>, line: usize, found: &mut Vec<(usize, Ve
         }
         return;
     }
-    let word: String = rest
-        .chars()
-        .take_while(|c| c.is_alphanumeric() || *c == '_')
-        .collect();
+    let word: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     if word.is_empty() {
         return push_path(base, line, found);
     }
@@ -317,9 +295,7 @@ fn layering_violations(file: &str, text: &str) -> Vec<String> {
     for (line, path) in named_paths(&module, text) {
         let target = path[0].as_str();
         let known = LAYERS.iter().any(|(name, _)| *name == target);
-        let excepted = EXCEPTIONS
-            .iter()
-            .any(|(path, name, _)| *path == file && *name == target);
+        let excepted = EXCEPTIONS.iter().any(|(path, name, _)| *path == file && *name == target);
         if !known || excepted || target == "error" {
             continue;
         }
@@ -367,10 +343,7 @@ fn files_below(folder: &str, extensions: &[&str]) -> BTreeSet<String> {
                 .and_then(|e| e.to_str())
                 .is_some_and(|e| extensions.contains(&e))
             {
-                let relative = path
-                    .strip_prefix(root())
-                    .unwrap_or(Path::new(""))
-                    .to_string_lossy();
+                let relative = path.strip_prefix(root()).unwrap_or(Path::new("")).to_string_lossy();
                 found.insert(relative.into_owned());
             }
         }
@@ -386,16 +359,9 @@ fn read(file: &str) -> String {
 fn folders_name_only_what_they_may() {
     let files = files_below("src", &["rs"]);
     assert!(files.contains("src/lib.rs"), "the sources were not found");
-    let wrong: Vec<String> = files
-        .iter()
-        .flat_map(|file| layering_violations(file, &read(file)))
-        .collect();
-    assert!(
-        wrong.is_empty(),
-        "{} arrows point the wrong way:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    let wrong: Vec<String> =
+        files.iter().flat_map(|file| layering_violations(file, &read(file))).collect();
+    assert!(wrong.is_empty(), "{} arrows point the wrong way:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
@@ -422,32 +388,20 @@ mod catches {
     #[test]
     fn an_arrow_up() {
         assert_eq!(
-            first(
-                "src/model/message.rs",
-                "use std::fmt;\nuse crate::virt::Channel;\n"
-            ),
+            first("src/model/message.rs", "use std::fmt;\nuse crate::virt::Channel;\n"),
             "src/model/message.rs:2: `model` may not name `virt`"
         );
         first("src/virt/qos.rs", "fn f() { crate::client::connect() }");
         first("src/io/link.rs", "use crate::{error::Error, virt};");
-        first(
-            "src/codec/json.rs",
-            "use crate::{\n    model::{Value, Message},\n    io::Link,\n};",
-        );
+        first("src/codec/json.rs", "use crate::{\n    model::{Value, Message},\n    io::Link,\n};");
         first("src/client/mod.rs", "use super::transports::redis;");
     }
 
     #[test]
     fn virt_in_a_transport_and_siblings() {
         first("src/transports/redis/store.rs", "use crate::virt::Channel;");
-        first(
-            "src/transports/redis/store.rs",
-            "use crate::transports::memory::Store;",
-        );
-        first(
-            "src/transports/redis/store.rs",
-            "use super::super::memory::Store;",
-        );
+        first("src/transports/redis/store.rs", "use crate::transports::memory::Store;");
+        first("src/transports/redis/store.rs", "use super::super::memory::Store;");
         first("src/transports/memory.rs", "use super::redis::Keys;");
     }
 
@@ -474,10 +428,7 @@ mod catches {
     #[test]
     fn and_nothing_else() {
         let fine = [
-            (
-                "src/virt/qos.rs",
-                "use crate::model::Delivery;\nuse super::channel::Channel;",
-            ),
+            ("src/virt/qos.rs", "use crate::model::Delivery;\nuse super::channel::Channel;"),
             (
                 "src/io/link.rs",
                 "//! See [`crate::virt`].\n/* crate::client */ const X: &str = \"crate::python\";",
@@ -486,20 +437,14 @@ mod catches {
                 "src/io/link.rs",
                 "const A: char = '\"'; const B: &[u8] = br#\"crate::client\"#; fn f<'a>(x: &'a str) {}",
             ),
-            (
-                "src/io/link.rs",
-                "const A: char = '\\''; const B: &str = \"a\\\"crate::client\";",
-            ),
+            ("src/io/link.rs", "const A: char = '\\''; const B: &str = \"a\\\"crate::client\";"),
             ("src/model/mod.rs", "use crate::error::{Error, Result};"),
             (
                 "src/transports/redis/store.rs",
                 "use super::keys; use crate::transports::redis::keys::Keys;",
             ),
             ("src/transport/schemes.rs", "use crate::transports::memory;"),
-            (
-                "src/python/mod.rs",
-                "use pyo3::prelude::*; use crate::client;",
-            ),
+            ("src/python/mod.rs", "use pyo3::prelude::*; use crate::client;"),
             ("src/lib.rs", "pub mod transports;"),
         ];
         for (file, text) in fine {

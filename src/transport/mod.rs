@@ -3,9 +3,12 @@
 mod capability;
 mod channel;
 mod exchanges;
+pub mod schemes;
 mod store;
+mod url;
 
 pub use capability::Capability;
 pub use channel::{Channel, Connection, ConsumeOptions, Declared, Event};
 pub use exchanges::Exchanges;
 pub use store::{GetOptions, QueueRef, Store};
+pub use url::Url;
