@@ -1,0 +1,88 @@
+"""Messaging for Python: Kombu's interface on a native core."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import Any, NamedTuple
+
+#: The version of Kombu whose interface this is; programs that ask Kombu's version want it.
+__version__ = "5.7.0"
+__author__ = "The kombu-rs authors"
+__contact__ = ""
+__homepage__ = "https://github.com/kombu-rs/kombu-rs"
+__docformat__ = "restructuredtext en"
+
+
+class version_info_t(NamedTuple):
+    """A version, in parts."""
+
+    major: int
+    minor: int
+    micro: int
+    releaselevel: str
+    serial: str
+
+
+def _version_info(version: str) -> version_info_t:
+    found = re.match(r"(\d+)\.(\d+)\.?(\d+)?([a-zA-Z]*)(\d*)", version)
+    if found is None:
+        raise ValueError(f"not a version: {version!r}")
+    major, minor, micro, releaselevel, serial = found.groups()
+    return version_info_t(int(major), int(minor), int(micro or 0), releaselevel, serial)
+
+
+VERSION = version_info = _version_info(__version__)
+
+# Where the public names are. Imported when they are asked for: a program that needs one of them
+# should not wait for the others.
+_ORIGIN = {
+    "Connection": "connection",
+    "BrokerConnection": "connection",
+    "Exchange": "entity",
+    "Queue": "entity",
+    "binding": "entity",
+    "Message": "message",
+    "Consumer": "messaging",
+    "Producer": "messaging",
+    "connections": "pools",
+    "producers": "pools",
+    "parse_url": "utils.url",
+    "eventloop": "common",
+    "uuid": "utils.uuid",
+    "enable_insecure_serializers": "serialization",
+    "disable_insecure_serializers": "serialization",
+    "install_as_kombu": "_alias",
+}
+
+__all__ = (
+    "Connection",
+    "BrokerConnection",
+    "Exchange",
+    "Queue",
+    "binding",
+    "Message",
+    "Consumer",
+    "Producer",
+    "connections",
+    "producers",
+    "parse_url",
+    "eventloop",
+    "uuid",
+    "enable_insecure_serializers",
+    "disable_insecure_serializers",
+    "install_as_kombu",
+)
+
+
+def __getattr__(name: str) -> Any:
+    origin = _ORIGIN.get(name)
+    if origin is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{origin}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ORIGIN})
