@@ -8,4 +8,6 @@ pub mod codec;
 pub mod error;
 pub mod io;
 pub mod model;
+pub mod routing;
 pub mod transport;
+pub mod virt;

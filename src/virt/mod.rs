@@ -1,0 +1,5 @@
+//! AMQP over a store.
+
+mod cycle;
+
+pub use cycle::FairCycle;
