@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -45,10 +46,11 @@ def get_loglevel(level: str | int) -> int:
     return LOG_LEVELS[level] if isinstance(level, str) else level
 
 
-def naive_format_parts(fmt: str) -> Iterator[str | None]:
-    """Yield the conversion letter of each ``%`` in ``fmt``, ``None`` where there is none."""
-    for part in fmt.split('%')[1:]:
-        yield part[:1] or None
+def naive_format_parts(fmt: str) -> Iterator[str]:
+    """Yield the conversion letter for each argument of ``fmt`` (``%%`` takes none)."""
+    for match in re.finditer(r'%(?:%|[^a-zA-Z%]*([a-zA-Z]))', fmt):
+        if match[1]:
+            yield match[1]
 
 
 def safeify_format(
@@ -56,7 +58,7 @@ def safeify_format(
 ) -> Iterator[Any]:
     """Yield ``args`` as text, by ``repr`` where ``fmt`` says ``%r``; no conversion can fail."""
     chosen = filters or {'s': safe_str, 'r': safe_repr}
-    for arg, kind in zip(args, naive_format_parts(fmt)):
+    for arg, kind in zip(args, naive_format_parts(fmt), strict=False):
         arg = maybe_evaluate(arg)
         yield chosen[kind](arg) if kind in chosen else arg
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fnmatch import fnmatch
 from re import match as rematch
-from typing import Any
+from typing import Any, ClassVar
 
 from .utils.compat import entrypoints
 from .utils.encoding import bytes_to_str
@@ -21,7 +21,7 @@ class MatcherRegistry:
 
     MatcherNotInstalled = MatcherNotInstalled
     #: Names of matchers that take the pattern as their first argument.
-    matcher_pattern_first = ['pcre']
+    matcher_pattern_first: ClassVar[list[str]] = ['pcre']
 
     def __init__(self) -> None:
         self._matchers: dict[str, MatcherFunction] = {}

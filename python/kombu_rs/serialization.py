@@ -11,11 +11,14 @@ import os
 from codecs import decode as _decode
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .exceptions import ContentDisallowed, DecodeError, EncodeError, SerializerNotInstalled
 from .utils.compat import entrypoints
 from .utils.encoding import bytes_to_str, str_to_bytes
+
+if TYPE_CHECKING:
+    import pickle
 
 __all__ = ('pickle', 'loads', 'dumps', 'register', 'unregister')
 

@@ -337,10 +337,8 @@ class Hub:
             self.add(fd, callback, flags, args, consolidate=was_consolidated and kept is None)
 
     def _unregister(self, fd: int) -> None:
-        try:
+        with suppress(AttributeError, KeyError, OSError):       # closed, or not watched
             self.poller.unregister(fd)
-        except (AttributeError, KeyError, OSError):
-            pass                    # closed, or not watched
 
     def _discard(self, fd: Any) -> None:
         self._remove_from_loop(fileno(fd))

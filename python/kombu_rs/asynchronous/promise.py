@@ -17,8 +17,18 @@ class promise:
         kwargs (dict): With which keyword arguments.
     """
 
-    __slots__ = ('fun', 'args', 'kwargs', 'cancelled', 'ready', 'failed', 'value', 'reason',
-                 '_listeners', '__weakref__')
+    __slots__ = (
+        '__weakref__',
+        '_listeners',
+        'args',
+        'cancelled',
+        'failed',
+        'fun',
+        'kwargs',
+        'ready',
+        'reason',
+        'value',
+    )
 
     def __init__(
         self, fun: Callable[..., Any], args: tuple[Any, ...] = (),
@@ -59,7 +69,11 @@ class promise:
         return bool(handlers)
 
     def then(self, callback: Callable[..., Any], on_error: Any = None) -> Any:
-        """Call ``callback`` with the result, ``on_error`` with an exception; return ``callback``."""
+        """Call ``callback`` with the result, ``on_error`` with an exception.
+
+        Returns:
+            ``callback``.
+        """
         if self.ready:
             callback(self.value)
         elif self.failed:

@@ -1,7 +1,6 @@
 """Scheduling of calls, without threads: whoever iterates over the timer makes them."""
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone, tzinfo
 from functools import total_ordering
@@ -57,12 +56,13 @@ class Entry:
         kwargs (Mapping): With which keyword arguments.
     """
 
-    __slots__ = ('fun', 'args', 'kwargs', 'tref', 'canceled', '_last_run', '__weakref__')
+    __slots__ = ('__weakref__', '_last_run', 'args', 'canceled', 'fun', 'kwargs', 'tref')
 
     def __init__(self, fun: Callable[..., Any], args: Any = None, kwargs: Any = None) -> None:
         self.fun = fun
         self.args = args or []
         self.kwargs = kwargs or {}
+        #: The entry by a weak reference, for those who only want to cancel it.
         self.tref = weakrefproxy(self)
         self.canceled = False
         self._last_run: float | None = None
@@ -72,11 +72,7 @@ class Entry:
 
     def cancel(self) -> None:
         """Do not make the call."""
-        # A weak reference may outlive the entry, which is done then.
-        try:
-            self.tref.canceled = True
-        except ReferenceError:
-            pass
+        self.canceled = True
 
     @property
     def cancelled(self) -> bool:
@@ -131,7 +127,11 @@ class Timer:
         self, eta: Any, fun: Callable[..., Any], args: Any = (), kwargs: Any = None,
         priority: int = 0,
     ) -> Entry:
-        """Call ``fun`` at ``eta``: a datetime, seconds of the monotonic clock, or ``None`` for now."""
+        """Call ``fun`` at ``eta``.
+
+        Arguments:
+            eta: A datetime, seconds of the monotonic clock, or ``None`` for now.
+        """
         return self.enter_at(self.Entry(fun, args, kwargs), eta, priority)
 
     def call_after(
@@ -220,19 +220,19 @@ class Timer:
             if not queue:
                 yield None, None
                 continue
-            first = queue[0]
-            wait = first[0] - nowfun()
+            wait = queue[0][0] - nowfun()
             if wait > 0:
                 yield min(wait, self.max_interval), None
                 continue
             try:
-                popped = pop(queue)
+                due = pop(queue)
             except IndexError:      # another thread was faster
                 continue
-            if popped is not first:
-                push(queue, popped)
-            elif not popped[2].canceled:
-                yield None, popped[2]
+            if due[0] > nowfun():   # the same: this is one that came after it
+                push(queue, due)
+            elif not due[2].canceled:
+                yield None, due[2]
+            due = None              # or the entry would live until the next is due
 
     def clear(self) -> None:
         """Empty the schedule."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 
 
 class Waker:
@@ -24,18 +25,14 @@ class Waker:
 
     def wake(self) -> None:
         """Wake the loop. Does nothing if it is being woken already, or gone."""
-        try:
+        with suppress(OSError):     # full, which wakes as well, or closed
             self.writer.send(b'\0')
-        except OSError:         # full, which wakes as well, or closed
-            pass
 
     def drain(self) -> None:
         """Take the bytes out again."""
-        try:
+        with suppress(OSError):     # empty, or closed
             while self.reader.recv(4096):
                 pass
-        except OSError:         # empty, or closed
-            pass
 
     def close(self) -> None:
         """Close both sockets."""

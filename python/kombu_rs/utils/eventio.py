@@ -228,7 +228,7 @@ class _select:
                 return None
             raise
         events: dict[int, int] = {}
-        for event, fds in zip((READ, WRITE, ERR), happened):
+        for event, fds in zip((READ, WRITE, ERR), happened, strict=True):
             for fd in fds:
                 events[fd] = events.get(fd, 0) | event
         return list(events.items())

@@ -175,30 +175,24 @@ def register_type(
         _decoders[marker] = decoder
 
 
-def _register_default_types() -> None:
-    """Register the types listed at the top of this module, replacing what is there."""
+def _register_light_types() -> None:
     register_type(datetime, 'datetime', datetime.isoformat, _read_datetime)
-    register_type(date, 'date', _write_date, _read_date)
+    register_type(date, 'date', date.isoformat, _read_date)
     register_type(time, 'time', time.isoformat, time.fromisoformat)
     _decoders['bytes'] = lambda o: o.encode('utf-8')
     _decoders['base64'] = _read_base64
-    for name in ('Decimal', 'UUID'):
-        for t in [t for t in _encoders if t.__name__ == name and t.__module__ in ('decimal', 'uuid')]:
-            del _encoders[t]
-    _decoders.pop('decimal', None)
-    _decoders.pop('uuid', None)
-    global _costly_types_registered
-    _costly_types_registered = False
+
+
+def _register_default_types() -> None:
+    """Register the types listed at the top of this module, replacing what is there."""
+    _register_light_types()
+    _register_costly_types(replace=True)
 
 
 def _read_datetime(text: str) -> datetime:
     if text.endswith('Z'):      # Python 3.10 does not read it
         text = text[:-1] + '+00:00'
     return datetime.fromisoformat(text)
-
-
-def _write_date(o: date) -> str:
-    return o.isoformat()
 
 
 def _read_date(text: str) -> date:
@@ -213,20 +207,27 @@ def _read_base64(text: str) -> bytes:
 _costly_types_registered = False
 
 
-def _register_costly_types() -> None:
-    """Register the types whose modules take time to import, when one may be needed."""
+def _register_costly_types(replace: bool = False) -> None:
+    """Register the types whose modules take time to import, when one may be needed.
+
+    Arguments:
+        replace: What the user has registered for them as well.
+    """
     global _costly_types_registered
-    if _costly_types_registered:
+    if _costly_types_registered and not replace:
         return
     _costly_types_registered = True
     from decimal import Decimal
     from uuid import UUID
 
-    # setdefault: the user's own registration came first.
-    _encoders.setdefault(Decimal, ('decimal', str))
-    _decoders.setdefault('decimal', Decimal)
-    _encoders.setdefault(UUID, ('uuid', lambda o: {'hex': o.hex}))
-    _decoders.setdefault('uuid', lambda o: UUID(**o))
+    for t, marker, encoder, decoder in (
+        (Decimal, 'decimal', str, Decimal),
+        (UUID, 'uuid', lambda o: {'hex': o.hex}, lambda o: UUID(**o)),
+    ):
+        if replace or t not in _encoders:
+            _encoders[t] = (marker, encoder)
+        if replace or marker not in _decoders:
+            _decoders[marker] = decoder
 
 
-_register_default_types()
+_register_light_types()

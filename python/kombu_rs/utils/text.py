@@ -57,4 +57,4 @@ def version_string_as_tuple(s: str) -> version_info_t:
     rest = parts[3:]
     if rest and not level:
         level = rest.pop(0)
-    return version_info_t(numbers[0], (numbers + [0])[1], micro, level, '.'.join(rest))
+    return version_info_t(numbers[0], [*numbers, 0][1], micro, level, '.'.join(rest))

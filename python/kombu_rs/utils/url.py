@@ -37,18 +37,18 @@ def url_to_parts(url: str) -> urlparts:
     if not (colon and rest.startswith('//')):
         # No scheme: the text is taken to be a host, as `urlparse` does with `//`.
         scheme, rest = '', '//' + url
-    # Parsed as http, for which urllib splits query and fragment on every version.
-    parts = urlparse('http:' + rest)
     try:
+        # As http, for which every version of urllib splits query and fragment.
+        parts = urlparse('http:' + rest)
         port = parts.port
-    except ValueError as exc:
-        # urllib's own text would show what follows the last colon, which is
-        # the password if that holds a character such as `#`.
+    except ValueError:
+        # Not chained: urllib's text shows what follows the last colon, which
+        # is the password if that holds a character such as `#`.
         raise ValueError(
-            f'cannot read the port of {scheme}:// URL {maybe_sanitize_url(url)!r}: '
-            'a number from 0 to 65535 is needed (write characters such as # / ? @ '
-            'in user and password as %23 %2F %3F %40)'
-        ) from None if 'range' not in str(exc) else exc
+            f'cannot read host and port of the URL {_mask_anything(url)!r}: the port '
+            'must be a number from 0 to 65535, and characters such as # / ? @ [ in '
+            'user and password must be written as %23 %2F %3F %40 %5B'
+        ) from None
     path = parts.path[1:] if parts.path.startswith('/') else parts.path
     return urlparts(
         scheme.lower(),
@@ -100,9 +100,10 @@ def sanitize_url(url: str, mask: str | None = '**') -> str:
     return as_url(*parts, sanitize=True, mask=mask)
 
 
-def _mask_anything(url: str, mask: str | None) -> str:
-    """Mask what may be a password in text that is not a proper URL; rather too much than too little."""
-    return re.sub(r'(?<=:)(?!//)[^:;]*(?=@)', mask or '', url)
+def _mask_anything(url: str, mask: str | None = '**') -> str:
+    """Mask what may be a password in what cannot be parsed, rather too much than too little."""
+    masked = re.sub(r'(?<=://)([^:@]*:).*(?=@)', lambda m: m[1] + (mask or ''), url, flags=re.S)
+    return masked.partition('?')[0]
 
 
 def maybe_sanitize_url(url: Any, mask: str | None = '**') -> Any:
@@ -112,13 +113,13 @@ def maybe_sanitize_url(url: Any, mask: str | None = '**') -> Any:
     """
     if not isinstance(url, str) or '://' not in url:
         return url
-    if ';' in url:
-        return ';'.join(maybe_sanitize_url(each, mask) for each in url.split(';'))
+    urls = re.split(r';(?=[\w+.:-]+://)', url)
+    if len(urls) > 1:
+        return ';'.join(maybe_sanitize_url(each, mask) for each in urls)
     try:
-        urlparse(url).port
+        return sanitize_url(url, mask)
     except ValueError:
         return _mask_anything(url, mask)
-    return sanitize_url(url, mask)
 
 
 def parse_ssl_cert_reqs(query_value: str) -> Any:
