@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from ..exceptions import KombuError
+from ..exceptions import OperationalError
 from . import base
 
 __all__ = ("TransportNotAvailable",)
 
 
-class TransportNotAvailable(KombuError, NotImplementedError):
+class TransportNotAvailable(OperationalError, NotImplementedError):
     """The transport exists in Kombu, and not in this package yet.
 
     Not one of a transport's ``connection_errors``: trying again does not help.
