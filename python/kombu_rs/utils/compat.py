@@ -117,7 +117,12 @@ def maybe_fileno(f: Any) -> int | None:
 def nested(*managers: Any) -> Iterator[list[Any]]:
     """Enter several context managers, leave them in reverse order."""
     with ExitStack() as stack:
-        yield [stack.enter_context(manager) for manager in managers]
+        entered = []
+        for manager in managers:
+            # Methods of the object, not of its type: consumers may be stand-ins with their own.
+            entered.append(manager.__enter__())
+            stack.push(lambda *exc, leave=manager.__exit__: leave(*exc))
+        yield entered
 
 
 _fork_hooks: weakref.WeakValueDictionary[tuple[int, Callable[[Any], Any]], Any] | None = None

@@ -313,7 +313,8 @@ def retry_over_time(
             last one is cut short so that it still falls into that time.
     """
     args, kwargs = tuple(args or ()), dict(kwargs or {})
-    intervals = fxrange(interval_start, interval_max, interval_step, repeatlast=True)
+    steps = fxrange(interval_start, interval_max + interval_start, interval_step, repeatlast=True)
+    intervals = (min(step, interval_max) for step in steps)
     end = time() + timeout if timeout else None
     for retries in count():
         try:
