@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count, cycle
 from operator import itemgetter
-from time import monotonic
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -491,7 +490,6 @@ class Connection:
     ) -> Any:
         if self.connected:
             return self._connection
-        deadline = monotonic() + timeout if timeout else None
 
         def on_error(
             exc: BaseException, intervals: Iterator[float], retries: int, interval: float = 0
@@ -499,9 +497,6 @@ class Connection:
             tried_all = self.completes_cycle(retries)
             if tried_all:
                 interval = next(intervals)
-                if deadline is not None:
-                    # Sleeping past the deadline would only make it late.
-                    interval = min(interval, max(deadline - monotonic(), 0))
             try:
                 if errback:
                     errback(exc, interval)
