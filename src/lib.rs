@@ -9,5 +9,6 @@ pub mod error;
 pub mod io;
 pub mod model;
 pub mod routing;
+pub mod protocol;
 pub mod transport;
 pub mod virt;

@@ -15,12 +15,18 @@ const FREE: RawFd = -1;
 
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 static FDS: [AtomicI32; SLOTS] = [const { AtomicI32::new(FREE) }; SLOTS];
+static CLOSINGS: AtomicU64 = AtomicU64::new(0);
 static INSTALL: Once = Once::new();
 
 /// The number of this process in its line of forks since the library was loaded: 1, then 2 in a
 /// child, 3 in its child.
 pub fn generation() -> u64 {
     GENERATION.load(Ordering::Acquire)
+}
+
+/// How many [`ForkFd`] were closed so far: while it stays the same, no number was used again.
+pub fn closings() -> u64 {
+    CLOSINGS.load(Ordering::Acquire)
 }
 
 extern "C" fn in_child() {
@@ -81,6 +87,7 @@ impl Drop for ForkFd {
         if let Some(slot) = self.slot {
             FDS[slot].store(FREE, Ordering::Release);
         }
+        CLOSINGS.fetch_add(1, Ordering::AcqRel);
         // SAFETY: owned, of this generation, closed exactly once.
         unsafe { libc::close(self.fd) };
     }

@@ -1,4 +1,12 @@
 //! Sockets, waiting and liveness: the caller drives, a keeper keeps alive.
 
+pub mod dial;
 pub mod fork;
+pub mod generation;
+pub mod keeper;
+pub mod lead;
+pub mod link;
+pub mod pollset;
+pub mod stream;
 pub mod task;
+pub mod tls;

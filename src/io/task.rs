@@ -8,9 +8,10 @@
 //! Nothing that another thread or greenlet may touch lives on the stack: greenlets copy C stacks.
 
 use super::fork::{self, ForkFd};
+use super::lead::Lead;
 use crate::error::{Error, Result};
 use parking_lot::Mutex;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
@@ -49,22 +50,43 @@ impl Interest {
 }
 
 /// What a pending future waits for, besides its waker.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Wants {
     /// Descriptors, each at most once.
     pub fds: Vec<(RawFd, Interest)>,
     /// The earliest instant at which to poll again.
     pub until: Option<Instant>,
+    /// Descriptors to read from that have other waiters too: one sleeper is enough. [`block_on`]
+    /// turns them into `fds` or follows; others call [`Wants::lead_all`].
+    led: Vec<(RawFd, Arc<Lead>)>,
 }
 
 impl Wants {
     fn clear(&mut self) {
         self.fds.clear();
         self.until = None;
+        self.led.clear();
+    }
+
+    /// Watches the shared descriptors whoever else does: for those who do not sleep in [`block_on`].
+    pub fn lead_all(&mut self) {
+        for (fd, _) in std::mem::take(&mut self.led) {
+            self.add(fd, Interest::READ);
+        }
+    }
+
+    fn add(&mut self, fd: RawFd, interest: Interest) {
+        match self.fds.iter_mut().find(|(known, _)| *known == fd) {
+            Some((_, known)) => *known = known.union(interest),
+            None => self.fds.push((fd, interest)),
+        }
     }
 }
 
 thread_local! {
+    /// How many `block_on` frames of this thread are asleep. Above zero a signal handler or another
+    /// greenlet is waiting on top of a sleeper, which may never get to lead: watch, do not follow.
+    static ASLEEP: Cell<u32> = const { Cell::new(0) };
     static CURRENT: RefCell<Vec<Wants>> = const { RefCell::new(Vec::new()) };
     static PARKERS: RefCell<Vec<Arc<Parker>>> = const { RefCell::new(Vec::new()) };
 }
@@ -74,9 +96,19 @@ thread_local! {
 /// # Panics
 /// Outside of [`poll_with`]: a bug of the caller, there is nobody who would wait.
 pub fn watch_fd(fd: RawFd, interest: Interest) {
-    with_current(|wants| match wants.fds.iter_mut().find(|(known, _)| *known == fd) {
-        Some((_, known)) => *known = known.union(interest),
-        None => wants.fds.push((fd, interest)),
+    with_current(|wants| wants.add(fd, interest));
+}
+
+/// Called by a leaf future before it returns `Pending`: poll me again when `fd` is readable. The
+/// future has left its waker with the others that read `fd`, so it need not be watched twice.
+///
+/// # Panics
+/// As [`watch_fd`].
+pub fn watch_shared(fd: RawFd, lead: &Arc<Lead>) {
+    with_current(|wants| {
+        if !wants.led.iter().any(|(known, _)| *known == fd) {
+            wants.led.push((fd, lead.clone()));
+        }
     });
 }
 
@@ -240,6 +272,7 @@ pub fn block_on<F: Future + ?Sized>(
     let parker = Parker::take()?;
     let waker = Waker::from(parker.clone());
     let mut wants = Wants::default();
+    let mut last_leads = Vec::new();
     let outcome = loop {
         parker.state.store(AWAKE, Ordering::Release);
         if let Poll::Ready(value) = poll_with(future.as_mut(), &waker, &mut wants) {
@@ -255,12 +288,23 @@ pub fn block_on<F: Future + ?Sized>(
         {
             continue; // woken while polling
         }
+        let leads = lead_or_follow(&mut wants, &waker);
+        for (lead, _) in std::mem::replace(&mut last_leads, leads) {
+            if !last_leads.iter().any(|(again, _)| Arc::ptr_eq(again, &lead)) {
+                lead.pass_on(); // this thread goes to sleep on something else
+            }
+        }
         wants.fds.push((parker.bell.as_raw_fd(), Interest::READ));
         wants.until = match (wants.until, deadline) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
+        ASLEEP.set(ASLEEP.get() + 1);
         let waited = waiter.wait(&wants);
+        ASLEEP.set(ASLEEP.get() - 1);
+        for (lead, leading) in &last_leads {
+            if *leading { lead.release() } else { lead.unfollow(&waker) }
+        }
         if parker.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED {
             parker.silence();
         }
@@ -268,8 +312,32 @@ pub fn block_on<F: Future + ?Sized>(
             break Err(error);
         }
     };
+    for (lead, _) in last_leads {
+        lead.pass_on();
+    }
     parker.give_back();
     outcome
+}
+
+/// Before sleeping: which shared descriptors this thread watches for all (`true`) and which others
+/// watch for it.
+fn lead_or_follow(wants: &mut Wants, waker: &Waker) -> Vec<(Arc<Lead>, bool)> {
+    if wants.led.is_empty() {
+        return Vec::new();
+    }
+    if ASLEEP.get() > 0 {
+        wants.lead_all();
+        return Vec::new();
+    }
+    let mut leads = Vec::with_capacity(wants.led.len());
+    for (fd, lead) in std::mem::take(&mut wants.led) {
+        let leading = lead.take_or_follow(waker);
+        if leading {
+            wants.add(fd, Interest::READ);
+        }
+        leads.push((lead, leading));
+    }
+    leads
 }
 
 /// Drives `future` to its end, for callers without an interpreter and without a deadline.

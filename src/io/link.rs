@@ -1,0 +1,470 @@
+//! One socket with many users: threads share it, and their requests pipeline by themselves.
+//!
+//! There is no reader thread. Whoever polls a pending request reads what is there under a short
+//! lock, completes everybody's slots in order and routes what the server sent on its own account;
+//! [`Lead`] decides which of the sleepers watches the socket. A reply that is late kills the link:
+//! later ones could no longer be told apart from it.
+
+use super::fork;
+use super::lead::Lead;
+use super::stream::{Received, Stream};
+use super::task::{Interest, watch_fd, watch_shared, watch_until};
+use crate::error::{Error, Result};
+use crate::protocol::Decoder;
+use bytes::{Buf, BytesMut};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// Bytes that one turn reads at most before it lets others have the lock.
+const BURST: usize = 4 << 20;
+
+/// What becomes of events that no request waits for. Called under the link's lock: must be short
+/// and must not use the link.
+pub trait Traffic<E>: Send + 'static {
+    /// Takes an event that the peer sent on its own account; gives back what is a reply.
+    fn route(&mut self, event: E) -> Option<E>;
+
+    /// The reply to a request that was sent without waiting.
+    fn unawaited(&mut self, event: E);
+}
+
+/// Which replies a request gets.
+#[derive(Clone)]
+pub enum Expect<E> {
+    /// So many.
+    Count(usize),
+    /// All up to and including the first that satisfies this.
+    Until(Arc<dyn Fn(&E) -> bool + Send + Sync>),
+}
+
+impl<E> fmt::Debug for Expect<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "Count({count})"),
+            Self::Until(_) => f.write_str("Until"),
+        }
+    }
+}
+
+/// A live connection that speaks the protocol of `D`.
+pub struct Link<D: Decoder> {
+    generation: u64,
+    fd: RawFd,
+    peer: String,
+    lead: Arc<Lead>,
+    dead: AtomicBool,
+    state: ManuallyDrop<Mutex<State<D>>>,
+}
+
+struct State<D: Decoder> {
+    stream: Stream,
+    decoder: D,
+    traffic: Box<dyn Traffic<D::Event>>,
+    input: BytesMut,
+    /// What the socket did not take yet.
+    output: BytesMut,
+    slots: VecDeque<Entry<D::Event>>,
+    /// Wakers of those who wait for pushes or for output to leave.
+    attendants: Vec<Waker>,
+    failure: Option<String>,
+}
+
+struct Entry<E> {
+    expect: Expect<E>,
+    deadline: Instant,
+    /// `None` when nobody waits.
+    slot: Option<Arc<Mutex<Slot<E>>>>,
+}
+
+struct Slot<E> {
+    replies: Vec<E>,
+    done: bool,
+    waker: Option<Waker>,
+}
+
+impl<D: Decoder> Link<D> {
+    /// Over a connected stream; `peer` names it in errors.
+    pub fn new(
+        stream: Stream,
+        peer: impl Into<String>,
+        decoder: D,
+        traffic: impl Traffic<D::Event>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            generation: fork::generation(),
+            fd: stream.as_raw_fd(),
+            peer: peer.into(),
+            lead: Lead::new(),
+            dead: AtomicBool::new(false),
+            state: ManuallyDrop::new(Mutex::new(State {
+                stream,
+                decoder,
+                traffic: Box::new(traffic),
+                input: BytesMut::new(),
+                output: BytesMut::new(),
+                slots: VecDeque::new(),
+                attendants: Vec::new(),
+                failure: None,
+            })),
+        })
+    }
+
+    /// Whether it can be used, as far as known without asking.
+    pub fn is_alive(&self) -> bool {
+        self.is_current() && !self.dead.load(Ordering::Acquire)
+    }
+
+    /// Whether it was made by this process (and not by its parent).
+    pub fn is_current(&self) -> bool {
+        self.generation == fork::generation()
+    }
+
+    /// The peer, as in errors.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// The state, unless it is a parent's: its lock may be held by a thread that is not here.
+    fn state(&self) -> Result<&Mutex<State<D>>> {
+        if self.is_current() {
+            Ok(&self.state)
+        } else {
+            Err(Error::connection(format!(
+                "the connection to {} was made before this process was forked",
+                self.peer
+            )))
+        }
+    }
+
+    /// Sends `data` now and returns a future of its replies.
+    ///
+    /// The future resolves to `Connection` when the link is or gets lost, also when the replies are
+    /// not there after `patience`. Dropping it is free; the replies are then skipped.
+    pub fn request(
+        self: &Arc<Self>,
+        data: &[u8],
+        expect: Expect<D::Event>,
+        patience: Duration,
+    ) -> Request<D> {
+        let deadline = Instant::now() + patience;
+        let slot = Arc::new(Mutex::new(Slot { replies: Vec::new(), done: false, waker: None }));
+        let entry = Entry { expect, deadline, slot: Some(slot.clone()) };
+        let refused = self.submit(data, entry).err();
+        Request { link: self.clone(), slot, deadline, refused }
+    }
+
+    /// Hands `data` to the kernel; its replies go to [`Traffic::unawaited`] when somebody reads
+    /// them.
+    ///
+    /// # Errors
+    /// `Connection` when the link is lost or takes nothing for `patience`.
+    pub async fn tell(
+        self: &Arc<Self>,
+        data: &[u8],
+        replies: usize,
+        patience: Duration,
+    ) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let entry = Entry { expect: Expect::Count(replies), deadline, slot: None };
+        self.submit(data, entry)?;
+        poll_fn(|cx| self.poll_flush(cx, deadline)).await
+    }
+
+    fn submit(&self, data: &[u8], entry: Entry<D::Event>) -> Result<()> {
+        let mut state = self.state()?.lock();
+        if let Some(failure) = &state.failure {
+            return Err(Error::connection(failure.clone()));
+        }
+        state.slots.push_back(entry);
+        if let Err(error) = state.write(data) {
+            let wakers = self.fail(&mut state, &error);
+            drop(state);
+            wake_all(wakers);
+            return Err(error_of(self, &error));
+        }
+        Ok(())
+    }
+
+    /// Pending until everything has left for the kernel.
+    fn poll_flush(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<Result<()>> {
+        let mut wakers = Vec::new();
+        let polled = {
+            let mut state = self.state()?.lock();
+            if state.has_left() {
+                return Poll::Ready(Ok(()));
+            }
+            self.turn(&mut state, &mut wakers);
+            if let Some(failure) = &state.failure {
+                Poll::Ready(Err(Error::connection(failure.clone())))
+            } else if state.has_left() {
+                Poll::Ready(Ok(()))
+            } else if Instant::now() >= deadline {
+                wakers.append(&mut self.fail(&mut state, &"it takes no more data"));
+                Poll::Ready(Err(error_of(self, &"it takes no more data")))
+            } else {
+                state.attend(cx.waker());
+                watch_fd(self.fd, Interest::BOTH);
+                watch_until(deadline);
+                Poll::Pending
+            }
+        };
+        wake_all(wakers);
+        polled
+    }
+
+    /// Waits for pushes: reads and routes what is there, arranges to be polled again, and resolves
+    /// only when the link is lost. The caller looks at what its [`Traffic`] collected.
+    pub fn poll_attend(&self, cx: &mut Context<'_>) -> Poll<Error> {
+        let mut wakers = Vec::new();
+        let polled = {
+            let mut state = match self.state() {
+                Ok(state) => state.lock(),
+                Err(error) => return Poll::Ready(error),
+            };
+            self.turn(&mut state, &mut wakers);
+            if let Some(failure) = &state.failure {
+                Poll::Ready(Error::connection(failure.clone()))
+            } else {
+                state.attend(cx.waker());
+                self.watch(&state);
+                Poll::Pending
+            }
+        };
+        wake_all(wakers);
+        polled
+    }
+
+    /// Reads and writes what is possible now; notices late replies. For links that nobody drove
+    /// lately.
+    pub fn tend(&self) {
+        let Ok(state) = self.state() else { return };
+        // Held: somebody is driving it this moment.
+        let Some(mut state) = state.try_lock() else { return };
+        let mut wakers = Vec::new();
+        self.turn(&mut state, &mut wakers);
+        if state.slots.front().is_some_and(|entry| entry.deadline <= Instant::now()) {
+            wakers.append(&mut self.fail(&mut state, &"a reply is late"));
+        }
+        drop(state);
+        wake_all(wakers);
+    }
+
+    /// Ends the link on purpose; everybody who still waits gets an error.
+    pub fn close(&self, why: &str) {
+        let Ok(state) = self.state() else { return };
+        let wakers = self.fail(&mut state.lock(), &why);
+        wake_all(wakers);
+    }
+
+    fn watch(&self, state: &State<D>) {
+        if !state.has_left() {
+            watch_fd(self.fd, Interest::WRITE);
+        }
+        watch_shared(self.fd, &self.lead);
+    }
+
+    /// Writes and reads what is possible without waiting.
+    fn turn(&self, state: &mut State<D>, wakers: &mut Vec<Waker>) {
+        if state.failure.is_some() {
+            return;
+        }
+        if let Err(error) = state.work(wakers) {
+            wakers.append(&mut self.fail(state, &error));
+        }
+    }
+
+    /// Marks the link dead; the wakers of everybody who waits.
+    fn fail(&self, state: &mut State<D>, cause: &dyn fmt::Display) -> Vec<Waker> {
+        let mut wakers = std::mem::take(&mut state.attendants);
+        if state.failure.is_none() {
+            state.failure = Some(error_of(self, cause).to_string());
+            state.stream.shut_down();
+        }
+        self.dead.store(true, Ordering::Release);
+        for entry in state.slots.drain(..) {
+            let Some(slot) = entry.slot else { continue };
+            wakers.extend(slot.lock().waker.take());
+        }
+        wakers
+    }
+}
+
+fn error_of<D: Decoder>(link: &Link<D>, cause: &dyn fmt::Display) -> Error {
+    Error::connection(format!("the connection to {} is lost: {cause}", link.peer))
+}
+
+fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}
+
+impl<D: Decoder> State<D> {
+    fn has_left(&self) -> bool {
+        self.output.is_empty() && !self.stream.wants_write()
+    }
+
+    fn attend(&mut self, waker: &Waker) {
+        if !self.attendants.iter().any(|known| known.will_wake(waker)) {
+            self.attendants.push(waker.clone());
+        }
+    }
+
+    fn write(&mut self, data: &[u8]) -> std::io::Result<()> {
+        let mut left = data;
+        if self.has_left() {
+            while !left.is_empty() {
+                match self.stream.send(left)? {
+                    0 => break,
+                    sent => left = &left[sent..],
+                }
+            }
+        }
+        self.output.extend_from_slice(left);
+        Ok(())
+    }
+
+    fn work(&mut self, wakers: &mut Vec<Waker>) -> Result<()> {
+        let lost = |error: std::io::Error| Error::connection(error.to_string());
+        while !self.has_left() {
+            let sent = self.stream.send(&self.output).map_err(lost)?;
+            self.output.advance(sent);
+            if sent == 0 {
+                break;
+            }
+        }
+        let mut read = 0;
+        loop {
+            let before = self.input.len();
+            let received = self.stream.receive(&mut self.input).map_err(lost)?;
+            read += self.input.len() - before;
+            if matches!(received, Received::More | Received::Last) {
+                while let Some(event) = self.decoder.decode(&mut self.input)? {
+                    if let Some(reply) = self.traffic.route(event) {
+                        self.complete(reply, wakers)?;
+                    }
+                }
+            }
+            match received {
+                Received::End => return Err(Error::connection("the peer has closed it")),
+                Received::More if read < BURST => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Gives a reply to the oldest request.
+    fn complete(&mut self, reply: D::Event, wakers: &mut Vec<Waker>) -> Result<()> {
+        let Some(entry) = self.slots.front_mut() else {
+            return Err(Error::decode("a reply came that nothing asked for"));
+        };
+        let last = match &mut entry.expect {
+            Expect::Count(left) => {
+                *left = left.saturating_sub(1);
+                *left == 0
+            }
+            Expect::Until(is_last) => is_last(&reply),
+        };
+        match &entry.slot {
+            Some(slot) => {
+                let mut slot = slot.lock();
+                slot.replies.push(reply);
+                if last {
+                    slot.done = true;
+                    wakers.extend(slot.waker.take());
+                }
+            }
+            None => self.traffic.unawaited(reply),
+        }
+        if last {
+            self.slots.pop_front();
+        }
+        Ok(())
+    }
+}
+
+impl<D: Decoder> Drop for Link<D> {
+    fn drop(&mut self) {
+        if self.is_current() {
+            // SAFETY: dropped nowhere else, and not used afterwards. A parent's state is leaked: a
+            // thread of the parent may have been changing it at the moment of the fork.
+            unsafe { ManuallyDrop::drop(&mut self.state) };
+        }
+    }
+}
+
+impl<D: Decoder> fmt::Debug for Link<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("peer", &self.peer).field("alive", &self.is_alive()).finish()
+    }
+}
+
+/// The replies to come; see [`Link::request`].
+pub struct Request<D: Decoder> {
+    link: Arc<Link<D>>,
+    slot: Arc<Mutex<Slot<D::Event>>>,
+    deadline: Instant,
+    refused: Option<Error>,
+}
+
+impl<D: Decoder> Future for Request<D> {
+    type Output = Result<Vec<D::Event>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(error) = self.refused.take() {
+            return Poll::Ready(Err(error));
+        }
+        let link = self.link.clone();
+        let mut wakers = Vec::new();
+        let polled = {
+            let mut state = link.state()?.lock();
+            // Out of the slot first: whoever is polled needs no wake-up.
+            let ready = |slot: &mut Slot<D::Event>| {
+                slot.done.then(|| Poll::Ready(Ok(std::mem::take(&mut slot.replies))))
+            };
+            let mut slot = self.slot.lock();
+            slot.waker = None;
+            if let Some(done) = ready(&mut slot) {
+                return done;
+            }
+            drop(slot);
+            link.turn(&mut state, &mut wakers);
+            let mut slot = self.slot.lock();
+            if let Some(done) = ready(&mut slot) {
+                done
+            } else if let Some(failure) = &state.failure {
+                Poll::Ready(Err(Error::connection(failure.clone())))
+            } else if Instant::now() >= self.deadline {
+                drop(slot);
+                wakers.append(&mut link.fail(&mut state, &"a reply is late"));
+                Poll::Ready(Err(error_of(&link, &"a reply is late")))
+            } else {
+                slot.waker = Some(cx.waker().clone());
+                link.watch(&state);
+                watch_until(self.deadline);
+                Poll::Pending
+            }
+        };
+        wake_all(wakers);
+        polled
+    }
+}
+
+impl<D: Decoder> fmt::Debug for Request<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

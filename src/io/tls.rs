@@ -1,0 +1,217 @@
+//! TLS for every transport: rustls with aws-lc-rs, chosen here once.
+
+use crate::error::{Error, Result};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+/// How far the server's certificate is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// The chain and the host name.
+    #[default]
+    Full,
+    /// The chain only.
+    Chain,
+    /// Nothing: anybody in between can read and change the traffic.
+    Nothing,
+}
+
+/// What a user says about TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// How far the server's certificate is checked.
+    pub verify: Verify,
+    /// A PEM file of trusted authorities instead of the system's.
+    pub ca_certs: Option<PathBuf>,
+    /// A PEM file with our own certificate (and its chain), for servers that ask for one.
+    pub certfile: Option<PathBuf>,
+    /// A PEM file with the key of `certfile`.
+    pub keyfile: Option<PathBuf>,
+}
+
+/// Ready to open sessions.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER
+        .get_or_init(|| {
+            // Another rustls user of this process may have installed one: theirs stays.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+        })
+        .clone()
+}
+
+impl Tls {
+    /// Reads the files that `options` names.
+    ///
+    /// # Errors
+    /// `Invalid` naming the file that cannot be read or used.
+    pub fn new(options: &TlsOptions) -> Result<Self> {
+        let provider = provider();
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::internal("TLS cannot be set up").with_source(error))?;
+        let builder = match options.verify {
+            Verify::Full => builder.with_root_certificates(roots(options)?),
+            Verify::Chain | Verify::Nothing => {
+                let roots = match options.verify {
+                    Verify::Chain => Some(roots(options)?),
+                    _ => None,
+                };
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(Arc::new(Lenient { roots, provider }))
+            }
+        };
+        let config = match (&options.certfile, &options.keyfile) {
+            (None, None) => builder.with_no_client_auth(),
+            (Some(certfile), keyfile) => {
+                // Python's ssl takes both from one file when there is no key file.
+                let keyfile = keyfile.as_ref().unwrap_or(certfile);
+                let chain = certificates(certfile, "ssl_certfile")?;
+                let key = PrivateKeyDer::from_pem_file(keyfile).map_err(|error| {
+                    unusable("ssl_keyfile", keyfile).with_source(error.to_string())
+                })?;
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|error| unusable("ssl_certfile", certfile).with_source(error))?
+            }
+            (None, Some(_)) => {
+                return Err(Error::invalid("ssl_keyfile is given without ssl_certfile"));
+            }
+        };
+        Ok(Self { config: Arc::new(config) })
+    }
+
+    /// A session with `host`, whose handshake has not begun.
+    ///
+    /// # Errors
+    /// `Invalid` when `host` cannot be the name of a TLS server.
+    pub fn session(&self, host: &str) -> Result<ClientConnection> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| Error::invalid(format!("'{host}' cannot be the name of a TLS server")))?;
+        ClientConnection::new(self.config.clone(), name)
+            .map_err(|error| Error::internal("a TLS session cannot be made").with_source(error))
+    }
+}
+
+fn unusable(option: &str, path: &std::path::Path) -> Error {
+    Error::invalid(format!("{option}: '{}' cannot be used", path.display()))
+}
+
+fn certificates(path: &std::path::Path, option: &str) -> Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(|certificates| certificates.collect())
+        .map_err(|error| unusable(option, path).with_source(error.to_string()))
+}
+
+fn roots(options: &TlsOptions) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = &options.ca_certs {
+        for certificate in certificates(path, "ssl_ca_certs")? {
+            roots
+                .add(certificate)
+                .map_err(|error| unusable("ssl_ca_certs", path).with_source(error))?;
+        }
+    } else {
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+    }
+    if roots.is_empty() {
+        return Err(Error::invalid(
+            "no trusted certificate authorities were found: install the system's or name a file \
+             with ssl_ca_certs",
+        ));
+    }
+    Ok(roots)
+}
+
+/// Checks the chain without the host name, or nothing; signatures are always checked.
+#[derive(Debug)]
+struct Lenient {
+    roots: Option<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Lenient {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(roots) = &self.roots {
+            verify_server_cert_signed_by_trust_anchor(
+                &ParsedCertificate::try_from(end_entity)?,
+                roots,
+                intermediates,
+                now,
+                self.provider.signature_verification_algorithms.all,
+            )?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let options =
+            TlsOptions { ca_certs: Some("/does/not/exist.pem".into()), ..TlsOptions::default() };
+        let text = Tls::new(&options).unwrap_err().to_string();
+        assert!(text.contains("ssl_ca_certs") && text.contains("/does/not/exist.pem"), "{text}");
+    }
+
+    #[test]
+    fn a_key_needs_a_certificate() {
+        let options = TlsOptions {
+            verify: Verify::Nothing,
+            keyfile: Some("key.pem".into()),
+            ..TlsOptions::default()
+        };
+        assert!(Tls::new(&options).unwrap_err().to_string().contains("ssl_certfile"));
+    }
+}
