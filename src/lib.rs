@@ -8,7 +8,7 @@ pub mod codec;
 pub mod error;
 pub mod io;
 pub mod model;
-pub mod routing;
 pub mod protocol;
+pub mod routing;
 pub mod transport;
 pub mod virt;
