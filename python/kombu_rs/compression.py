@@ -66,14 +66,18 @@ def _import_pending(content_type: str) -> None:
 
 
 def _load_everything() -> None:
-    """Import what there is, and what installed packages offer under ``kombu.compression``."""
+    """Import what there is, and what installed packages offer.
+
+    That is, under the entry points ``kombu.compression``: tuples of encoder, decoder and
+    content type, the name being an alias.
+    """
     global _entry_points_pending
     for content_type in list(_pending):
         _import_pending(content_type)
     if _entry_points_pending:
         _entry_points_pending = False
-        for entry_point, args in entrypoints('kombu.compression'):
-            register(*args, aliases=[entry_point.name])
+        for entry_point, (encoder, decoder, content_type) in entrypoints('kombu.compression'):
+            register(encoder, decoder, content_type, [entry_point.name])
 
 
 def encoders() -> list[str]:

@@ -25,7 +25,7 @@ class MatcherRegistry:
 
     def __init__(self) -> None:
         self._matchers: dict[str, MatcherFunction] = {}
-        self._default_matcher: MatcherFunction | None = None
+        self._default_matcher: MatcherFunction = fnmatch
 
     def register(self, name: str, matcher: MatcherFunction) -> None:
         """Add ``matcher`` as ``name``, or replace it."""

@@ -59,6 +59,10 @@ class Resource:
         """Fill the pool (with :class:`~kombu_rs.utils.functional.lazy` things, or real ones)."""
         raise NotImplementedError('subclass responsibility')
 
+    def new(self) -> Any:
+        """Return a thing, or a lazy one that makes it."""
+        raise NotImplementedError('subclass responsibility')
+
     def _add_when_empty(self) -> None:
         if self.limit and len(self._dirty) >= self.limit:
             raise self.LimitExceeded(self.limit)

@@ -77,15 +77,19 @@ def parenthesize_alias(first: str, second: str) -> str:
     return f'{first} ({second})' if first else second
 
 
+def _nothing_registered(data: Any) -> Any:
+    raise SerializerNotInstalled('No default serializer: see registry._set_default_serializer')
+
+
 class SerializerRegistry:
     """Serializers by name, and their decoders by content type."""
 
     def __init__(self) -> None:
         self._encoders: dict[str | None, codec] = {}
         self._decoders: dict[Any, Callable[[Any], Any]] = {}
-        self._default_encode: Callable[[Any], Any] | None = None
-        self._default_content_type: str | None = None
-        self._default_content_encoding: str | None = None
+        self._default_encode: Callable[[Any], Any] = _nothing_registered
+        self._default_content_type = ''
+        self._default_content_encoding = ''
         self._disabled_content_types: set[str] = set()
         #: Name by content type.
         self.type_to_name: dict[Any, Any] = {}

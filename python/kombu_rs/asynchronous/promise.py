@@ -1,6 +1,7 @@
 """A call to be made later by the event loop."""
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -85,10 +86,9 @@ class promise:
 
     def throw(self, exc: BaseException | None = None, *args: Any, **kwargs: Any) -> None:
         """Fail with ``exc`` (default: the current exception) instead of making the call."""
-        import sys
-        exc = exc if exc is not None else sys.exc_info()[1]
-        if not self._fail(exc):
-            raise exc
+        reason = exc or sys.exc_info()[1] or RuntimeError('promise.throw() without an exception')
+        if not self._fail(reason):
+            raise reason
 
     def cancel(self) -> None:
         """Do not make the call."""

@@ -107,7 +107,7 @@ class Timer:
             second logged.
     """
 
-    Entry = Entry
+    Entry: Any = Entry
     on_error: Callable[[BaseException], Any] | None = None
 
     def __init__(
@@ -126,7 +126,7 @@ class Timer:
     def call_at(
         self, eta: Any, fun: Callable[..., Any], args: Any = (), kwargs: Any = None,
         priority: int = 0,
-    ) -> Entry:
+    ) -> Any:
         """Call ``fun`` at ``eta``.
 
         Arguments:
@@ -137,14 +137,14 @@ class Timer:
     def call_after(
         self, secs: float, fun: Callable[..., Any], args: Any = (), kwargs: Any = None,
         priority: int = 0,
-    ) -> Entry:
+    ) -> Any:
         """Call ``fun`` in ``secs`` seconds."""
         return self.enter_after(secs, self.Entry(fun, args, kwargs), priority)
 
     def call_repeatedly(
         self, secs: float, fun: Callable[..., Any], args: Any = (), kwargs: Any = None,
         priority: int = 0,
-    ) -> Entry:
+    ) -> Any:
         """Call ``fun`` every ``secs`` seconds until the entry is cancelled, whatever it raises."""
         def tick(*args: Any, **kwargs: Any) -> Any:
             entry._last_run = monotonic()

@@ -125,7 +125,8 @@ def nested(*managers: Any) -> Iterator[list[Any]]:
         yield entered
 
 
-_fork_hooks: weakref.WeakValueDictionary[tuple[int, Callable[[Any], Any]], Any] | None = None
+_fork_hooks: weakref.WeakValueDictionary[
+    tuple[int, Callable[[Any], Any]], Any] = weakref.WeakValueDictionary()
 _fork_order = count()
 
 
@@ -145,9 +146,7 @@ def register_after_fork(obj: Any, func: Callable[[Any], Any]) -> None:
     for every fork (``os.fork``, gunicorn, uWSGI), not only for the processes
     that :mod:`multiprocessing` starts.
     """
-    global _fork_hooks
-    if _fork_hooks is None:
-        _fork_hooks = weakref.WeakValueDictionary()
-        if hasattr(os, 'register_at_fork'):
-            os.register_at_fork(after_in_child=_run_fork_hooks)
-    _fork_hooks[next(_fork_order), func] = obj
+    number = next(_fork_order)
+    if number == 0 and hasattr(os, 'register_at_fork'):
+        os.register_at_fork(after_in_child=_run_fork_hooks)
+    _fork_hooks[number, func] = obj

@@ -12,7 +12,7 @@ __all__ = ('setup_logging', 'Logwrapped')
 
 
 def setup_logging(
-    loglevel: int | None = logging.DEBUG, loggers: Sequence[str] | None = None,
+    loglevel: int = logging.DEBUG, loggers: Sequence[str] | None = None,
 ) -> None:
     """Send the log of ``loggers`` (default: connections and channels) to standard error."""
     for name in loggers or ('kombu.connection', 'kombu.channel'):

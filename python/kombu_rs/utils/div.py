@@ -39,14 +39,15 @@ def emergency_dump_state(
             print(text, file=stderr)
 
     say(f'EMERGENCY DUMP STATE TO FILE -> {path} <-')
+    write: Any = dump
     mode = 'w+'
-    if dump is None:
-        from pickle import dump
+    if write is None:
+        from pickle import dump as write
         mode = 'w+b'
     file = open_file(path, mode)
     try:
         try:
-            dump(state, file, protocol=0)
+            write(state, file, protocol=0)
         except Exception as exc:
             say(f'Cannot pickle state. Falling back to pformat. ({exc!r})')
             _rewind(file)

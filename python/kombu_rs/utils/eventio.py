@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import errno
 import math
-import select as _select_module
+import select
 from typing import Any
 
 from .compat import detect_environment, fileno
 
+# Typed as anything: not every system has every name in it.
+_sys: Any = select
+
 __all__ = ('poll',)
 
-epoll = getattr(_select_module, 'epoll', None)
-kqueue = getattr(_select_module, 'kqueue', None)
-kevent = getattr(_select_module, 'kevent', None)
+epoll: Any = getattr(_sys, 'epoll', None)
+kqueue: Any = getattr(_sys, 'kqueue', None)
+kevent: Any = getattr(_sys, 'kevent', None)
 
 #: Something can be read (or the peer has closed).
 READ = POLL_READ = 0x001
@@ -84,8 +87,8 @@ class _kqueue:
     def register(self, fd: Any, events: int) -> Any:
         """Watch ``fd`` for exactly ``events``."""
         number = fileno(fd)
-        self._control(number, self._active.get(number, 0) & ~events, _select_module.KQ_EV_DELETE)
-        self._control(number, events, _select_module.KQ_EV_ADD)
+        self._control(number, self._active.get(number, 0) & ~events, _sys.KQ_EV_DELETE)
+        self._control(number, events, _sys.KQ_EV_ADD)
         self._active[number] = events
         return fd
 
@@ -94,7 +97,7 @@ class _kqueue:
         number = fileno(fd)
         events = self._active.pop(number, 0)
         try:
-            self._control(number, events, _select_module.KQ_EV_DELETE)
+            self._control(number, events, _sys.KQ_EV_DELETE)
         except OSError as exc:
             if exc.errno not in (errno.ENOENT, errno.EBADF):
                 raise
@@ -102,9 +105,9 @@ class _kqueue:
     def _control(self, fd: int, events: int, flags: int) -> None:
         changes = []
         if events & READ:
-            changes.append(kevent(fd, _select_module.KQ_FILTER_READ, flags))
+            changes.append(kevent(fd, _sys.KQ_FILTER_READ, flags))
         if events & WRITE:
-            changes.append(kevent(fd, _select_module.KQ_FILTER_WRITE, flags))
+            changes.append(kevent(fd, _sys.KQ_FILTER_WRITE, flags))
         for change in changes:
             self._kqueue.control([change], 0)
 
@@ -119,11 +122,11 @@ class _kqueue:
         events: dict[int, int] = {}
         for event in happened:
             bits = 0
-            if event.filter == _select_module.KQ_FILTER_READ:
+            if event.filter == _sys.KQ_FILTER_READ:
                 bits = READ
-            elif event.filter == _select_module.KQ_FILTER_WRITE:
+            elif event.filter == _sys.KQ_FILTER_WRITE:
                 bits = WRITE
-            if event.flags & _select_module.KQ_EV_ERROR:
+            if event.flags & _sys.KQ_EV_ERROR:
                 bits |= ERR
             events[event.ident] = events.get(event.ident, 0) | bits
         return list(events.items())
@@ -137,15 +140,15 @@ class _poll:
     """poll(2); what green threads patch."""
 
     def __init__(self) -> None:
-        self._poller = _select_module.poll()
+        self._poller: Any = _sys.poll()
 
     def register(self, fd: Any, events: int) -> Any:
         """Watch ``fd`` for exactly ``events``."""
         wanted = 0
         if events & READ:
-            wanted |= _select_module.POLLIN
+            wanted |= _sys.POLLIN
         if events & WRITE:
-            wanted |= _select_module.POLLOUT
+            wanted |= _sys.POLLOUT
         self._poller.register(fd, wanted)
         return fd
 
@@ -169,10 +172,10 @@ class _poll:
             return None
         events = []
         for fd, bits in happened:
-            seen = READ if bits & _select_module.POLLIN else 0
-            if bits & _select_module.POLLOUT:
+            seen = READ if bits & _sys.POLLIN else 0
+            if bits & _sys.POLLOUT:
                 seen |= WRITE
-            if bits & (_select_module.POLLERR | _select_module.POLLHUP | _select_module.POLLNVAL):
+            if bits & (_sys.POLLERR | _sys.POLLHUP | _sys.POLLNVAL):
                 seen |= ERR
             if seen:
                 events.append((fd, seen))
@@ -208,7 +211,7 @@ class _select:
     def _remove_bad(self) -> None:
         for fd in set().union(*self._all.values()):
             try:
-                _select_module.select([fd], [], [], 0)
+                _sys.select([fd], [], [], 0)
             except (OSError, ValueError) as exc:
                 if isinstance(exc, OSError) and exc.errno not in SELECT_BAD_FD:
                     raise
@@ -217,7 +220,7 @@ class _select:
     def poll(self, timeout: float | None) -> Events | None:
         """Return ``(fd, events)`` pairs; ``None`` if a signal came in between."""
         try:
-            happened = _select_module.select(
+            happened = _sys.select(
                 self._all[READ], self._all[WRITE], self._all[ERR], timeout)
         except (OSError, ValueError) as exc:
             code = getattr(exc, 'errno', None)
@@ -246,7 +249,7 @@ def _get_poller() -> type:
         if kqueue is not None:
             return _kqueue
     # Looked up now: gevent and eventlet replace these in the module.
-    return _poll if hasattr(_select_module, 'poll') else _select
+    return _poll if hasattr(_sys, 'poll') else _select
 
 
 def poll(*args: Any, **kwargs: Any) -> Any:

@@ -146,7 +146,7 @@ def memoize(
         cache = Cache(limit=maxsize)
 
         @wraps(fun)
-        def remembered(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             if keyfun:
                 key = keyfun(args, kwargs)
             else:
@@ -164,12 +164,14 @@ def memoize(
                 cache[key] = value
             return value
 
+        remembered: Any = call      # a function with attributes
+
         def clear() -> None:
             """Forget all results and zero the counters."""
             cache.clear()
             remembered.hits = remembered.misses = 0
 
-        remembered.hits = remembered.misses = 0
+        clear()
         remembered.clear = clear
         remembered.original_func = fun
         return remembered

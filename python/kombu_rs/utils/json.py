@@ -159,7 +159,7 @@ def register_type(
     t: type[T],
     marker: str | None,
     encoder: Callable[[T], EncodedT],
-    decoder: Callable[[EncodedT], T] = _no_decoder,     # type: ignore[assignment]
+    decoder: Callable[[EncodedT], T] = _no_decoder,
 ) -> None:
     """Make ``t`` and its subclasses known to JSON, or replace how they are written.
 

@@ -17,11 +17,11 @@ class TokenBucket:
     """
 
     #: Tokens per second.
-    fill_rate: float | None = None
+    fill_rate: float
     #: Most tokens that the bucket holds.
     capacity: float = 1
     #: Monotonic time in seconds when the tokens were last counted.
-    timestamp: float | None = None
+    timestamp: float
 
     def __init__(self, fill_rate: float, capacity: float = 1) -> None:
         self.capacity = float(capacity)

@@ -41,7 +41,9 @@ class cached_property:
         fset: Callable[[Any, Any], Any] | None = None,
         fdel: Callable[[Any, Any], Any] | None = None,
     ) -> None:
-        self.fget = self.func = fget
+        self.fget = fget
+        #: The same, under the name that `functools.cached_property` gives it.
+        self.func: Any = fget
         self.fset = fset
         self.fdel = fdel
         self.attrname = getattr(fget, '__name__', None)
@@ -63,7 +65,7 @@ class cached_property:
         with self.lock:     # the function may be costly, and two results would differ
             value = cache.get(self.attrname, _MISSING)
             if value is _MISSING:
-                value = cache[self.attrname] = self.fget(instance)
+                value = cache[self.attrname] = self.func(instance)
             return value
 
     def __set__(self, instance: Any, value: Any) -> Any:

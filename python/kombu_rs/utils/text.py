@@ -1,7 +1,6 @@
 """Names that are nearly right, and version numbers."""
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -52,8 +51,8 @@ def version_string_as_tuple(s: str) -> version_info_t:
     numbers = [int(part) for part in parts[:2]]
     micro, level = 0, ''
     if len(parts) > 2:
-        match = re.match(r'(\d*)(.*)', parts[2], re.DOTALL)
-        micro, level = int(match[1] or 0), match[2]
+        level = parts[2].lstrip('0123456789')
+        micro = int(parts[2].removesuffix(level) or 0)
     rest = parts[3:]
     if rest and not level:
         level = rest.pop(0)

@@ -91,6 +91,23 @@ def test_event_without_a_callback_is_removed(hub, pair):
     assert not hub.poller.poll(0)
 
 
+def test_removing_a_writer_during_a_turn_leaves_its_reader(hub, pair):
+    """The event of the writer is at hand already, and belongs to nobody any more."""
+    seen = []
+    other, peer = socket.socketpair()
+    hub.add_reader(pair.near, lambda: (hub.remove_writer(other), pair.near.recv(1)))
+    hub.add_writer(other, seen.append, 'removed before')
+    hub.add_reader(other, lambda: seen.append(other.recv(1)))
+    hub._handle_events([(pair.near.fileno(), hub.READ)] if pair.far.send(b'x') else [], type(None))
+    hub._handle_events([(other.fileno(), hub.WRITE)], type(None))
+    peer.send(b'y')
+    hub.run_once()
+    assert seen == [b'y']
+    hub.remove(other)
+    other.close()
+    peer.close()
+
+
 def test_generators_are_resumed_until_they_end(hub, pair):
     seen = []
 
