@@ -9,6 +9,9 @@ pub mod error;
 pub mod io;
 pub mod model;
 pub mod protocol;
+#[cfg(feature = "python")]
+mod python;
 pub mod routing;
 pub mod transport;
+pub mod transports;
 pub mod virt;

@@ -33,6 +33,16 @@ impl<T> PerProcess<T> {
             .map(|node| &node.value)
     }
 
+    /// The value that an older generation left here, for a child that has none of its own yet. Its
+    /// locks may only be *tried*: their holders may not exist in this process.
+    pub fn inherited(&self) -> Option<&T> {
+        let node = self.current.load(Ordering::Acquire);
+        // SAFETY: as in `get`.
+        unsafe { node.as_ref() }
+            .filter(|node| node.generation != fork::generation())
+            .map(|node| &node.value)
+    }
+
     /// The value of this process; made by `make` when there is none. Two threads may both call
     /// `make`; one result is kept, the other dropped.
     pub fn get_or(&self, make: impl FnOnce() -> T) -> &T {

@@ -2,7 +2,9 @@
 
 pub mod dial;
 pub mod fork;
+pub mod fork_cell;
 pub mod generation;
+pub mod identity;
 pub mod keeper;
 pub mod lead;
 pub mod link;

@@ -42,6 +42,11 @@ impl Interest {
         self.0 & 2 != 0
     }
 
+    /// As a number: 1 read, 2 write, 3 either.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
     /// Both wishes together.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
@@ -234,10 +239,6 @@ impl Parker {
         })
     }
 
-    fn give_back(self: Arc<Self>) {
-        PARKERS.with_borrow_mut(|pool| pool.push(self));
-    }
-
     fn silence(&self) {
         let mut count = 0u64;
         // SAFETY: reads eight bytes into a live u64; the descriptor is non-blocking.
@@ -259,6 +260,79 @@ impl Wake for Parker {
     }
 }
 
+/// Polls a future for a caller that sleeps in its own way between the polls:
+/// [`Driver::poll`], then [`Driver::before_sleep`], sleep, [`Driver::after_sleep`], and again.
+#[derive(Debug)]
+pub struct Driver {
+    parker: Arc<Parker>,
+    waker: Waker,
+    wants: Wants,
+    leads: Vec<(Arc<Lead>, bool)>,
+}
+
+impl Driver {
+    /// A driver for the calling thread or greenlet.
+    ///
+    /// # Errors
+    /// `Limit` when the process has no descriptors left.
+    pub fn new() -> Result<Self> {
+        let parker = Parker::take()?;
+        Ok(Self {
+            waker: Waker::from(parker.clone()),
+            parker,
+            wants: Wants::default(),
+            leads: Vec::new(),
+        })
+    }
+
+    /// Polls once.
+    pub fn poll<F: Future + ?Sized>(&mut self, future: Pin<&mut F>) -> Poll<F::Output> {
+        self.parker.state.store(AWAKE, Ordering::Release);
+        poll_with(future, &self.waker, &mut self.wants)
+    }
+
+    /// What to sleep on, until `deadline` at the latest; `None` when news came in while polling.
+    pub fn before_sleep(&mut self, deadline: Option<Instant>) -> Option<&Wants> {
+        self.parker
+            .state
+            .compare_exchange(AWAKE, SLEEPING, Ordering::AcqRel, Ordering::Acquire)
+            .ok()?;
+        let leads = lead_or_follow(&mut self.wants, &self.waker);
+        for (lead, _) in std::mem::replace(&mut self.leads, leads) {
+            if !self.leads.iter().any(|(again, _)| Arc::ptr_eq(again, &lead)) {
+                lead.pass_on(); // this thread goes to sleep on something else
+            }
+        }
+        self.wants.fds.push((self.parker.bell.as_raw_fd(), Interest::READ));
+        self.wants.until = match (self.wants.until, deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        ASLEEP.set(ASLEEP.get() + 1);
+        Some(&self.wants)
+    }
+
+    /// To be called after each sleep, however it ended.
+    pub fn after_sleep(&mut self) {
+        ASLEEP.set(ASLEEP.get() - 1);
+        for (lead, leading) in &self.leads {
+            if *leading { lead.release() } else { lead.unfollow(&self.waker) }
+        }
+        if self.parker.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED {
+            self.parker.silence();
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        for (lead, _) in self.leads.drain(..) {
+            lead.pass_on();
+        }
+        PARKERS.with_borrow_mut(|pool| pool.push(self.parker.clone()));
+    }
+}
+
 /// Drives `future` to its end in the calling thread. `Ok(None)` when `deadline` passed first; the
 /// future can be polled again later.
 ///
@@ -269,54 +343,19 @@ pub fn block_on<F: Future + ?Sized>(
     waiter: &dyn Waiter,
     deadline: Option<Instant>,
 ) -> Result<Option<F::Output>> {
-    let parker = Parker::take()?;
-    let waker = Waker::from(parker.clone());
-    let mut wants = Wants::default();
-    let mut last_leads = Vec::new();
-    let outcome = loop {
-        parker.state.store(AWAKE, Ordering::Release);
-        if let Poll::Ready(value) = poll_with(future.as_mut(), &waker, &mut wants) {
-            break Ok(Some(value));
+    let mut driver = Driver::new()?;
+    loop {
+        if let Poll::Ready(value) = driver.poll(future.as_mut()) {
+            return Ok(Some(value));
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            break Ok(None);
+            return Ok(None);
         }
-        if parker
-            .state
-            .compare_exchange(AWAKE, SLEEPING, Ordering::AcqRel, Ordering::Acquire)
-            .is_err()
-        {
-            continue; // woken while polling
-        }
-        let leads = lead_or_follow(&mut wants, &waker);
-        for (lead, _) in std::mem::replace(&mut last_leads, leads) {
-            if !last_leads.iter().any(|(again, _)| Arc::ptr_eq(again, &lead)) {
-                lead.pass_on(); // this thread goes to sleep on something else
-            }
-        }
-        wants.fds.push((parker.bell.as_raw_fd(), Interest::READ));
-        wants.until = match (wants.until, deadline) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        ASLEEP.set(ASLEEP.get() + 1);
-        let waited = waiter.wait(&wants);
-        ASLEEP.set(ASLEEP.get() - 1);
-        for (lead, leading) in &last_leads {
-            if *leading { lead.release() } else { lead.unfollow(&waker) }
-        }
-        if parker.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED {
-            parker.silence();
-        }
-        if let Err(error) = waited {
-            break Err(error);
-        }
-    };
-    for (lead, _) in last_leads {
-        lead.pass_on();
+        let Some(wants) = driver.before_sleep(deadline) else { continue };
+        let waited = waiter.wait(wants);
+        driver.after_sleep();
+        waited?;
     }
-    parker.give_back();
-    outcome
 }
 
 /// Before sleeping: which shared descriptors this thread watches for all (`true`) and which others

@@ -11,6 +11,14 @@ use std::collections::HashMap;
 pub struct Exchanges(Mutex<HashMap<Name, Exchange>>);
 
 impl Exchanges {
+    /// Takes over what `older` holds, unless some other thread is at it right now (in a forked child,
+    /// that thread will never finish).
+    pub fn inherit(&self, older: &Self) {
+        if let Some(older) = older.0.try_lock() {
+            self.0.lock().extend(older.iter().map(|(name, kind)| (name.clone(), kind.clone())));
+        }
+    }
+
     /// The exchange of that name, if it was declared.
     pub fn get(&self, name: &str) -> Option<Exchange> {
         self.0.lock().get(name).cloned()

@@ -27,7 +27,12 @@ pub struct Scheme {
 
 /// The transports of this crate.
 fn built_in() -> Vec<Scheme> {
-    vec![]
+    vec![Scheme {
+        names: &["memory"],
+        feature: None,
+        default_port: None,
+        open: Some(|_, options| crate::transports::memory::open(options)),
+    }]
 }
 
 static TABLE: LazyLock<RwLock<Vec<Scheme>>> = LazyLock::new(|| RwLock::new(built_in()));

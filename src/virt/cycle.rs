@@ -3,11 +3,17 @@
 /// Asks resources in turn. Each round starts behind the resource that was served last, so one that
 /// always has something cannot starve the others: a ready resource is served after at most as many
 /// others as there are.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct FairCycle<T> {
     resources: Vec<T>,
     /// Where the next round starts; may be one past the end.
     next: usize,
+}
+
+impl<T> Default for FairCycle<T> {
+    fn default() -> Self {
+        Self::new([])
+    }
 }
 
 impl<T> FairCycle<T> {

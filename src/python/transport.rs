@@ -1,0 +1,165 @@
+//! The native transport under `kombu_rs.transport.native.Transport`.
+
+use super::channel::Channel;
+use super::enter::{deadline, enter, enter_until};
+use super::errors::OrRaise;
+use super::waiters;
+use crate::transport::{self, Event};
+use parking_lot::Mutex;
+use pyo3::exceptions::PyTimeoutError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Most events handed out for one wake-up of an event loop.
+const BURST: usize = 64;
+
+/// A transport of the native core: one connection to a broker.
+#[pyclass(subclass, frozen, weakref, module = "kombu_rs._native")]
+pub struct Transport {
+    inner: Arc<dyn transport::Connection>,
+    client: Mutex<Option<Py<PyAny>>>,
+    channels: Mutex<HashMap<u64, Py<PyWeakrefReference>>>,
+}
+
+impl Transport {
+    pub(super) fn open_channel(slf: &Bound<'_, Self>) -> PyResult<Arc<dyn transport::Channel>> {
+        enter(slf.py(), slf.get().inner.open_channel())
+    }
+
+    /// Hands an event to the channel that consumes it.
+    fn dispatch(&self, py: Python<'_>, event: Event) -> PyResult<()> {
+        let channel = self.channels.lock().get(&event.channel).map(|known| known.clone_ref(py));
+        let Some(channel) = channel.and_then(|known| known.bind(py).upgrade()) else {
+            return Ok(());
+        };
+        Channel::deliver(channel.cast::<Channel>()?, event)
+    }
+}
+
+#[pymethods]
+impl Transport {
+    #[new]
+    #[pyo3(signature = (client=None, **_kwargs))]
+    fn new(
+        client: Option<Py<PyAny>>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+        py: Python<'_>,
+    ) -> PyResult<Self> {
+        todo!("{client:?} {}", py.version())
+    }
+
+    /// The connection that made the transport.
+    #[getter]
+    fn client(&self, py: Python<'_>) -> Py<PyAny> {
+        self.client.lock().as_ref().map_or_else(|| py.None(), |client| client.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_client(&self, value: Option<Py<PyAny>>) {
+        let old = std::mem::replace(&mut *self.client.lock(), value);
+        drop(old);
+    }
+
+    /// Connects, within ``timeout`` seconds.
+    #[pyo3(signature = (timeout=None))]
+    fn _connect(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        waiters::look(py)?;
+        let until = deadline(timeout)?;
+        match enter_until(py, self.inner.connect(), until)? {
+            Some(()) => Ok(()),
+            None => Err(PyTimeoutError::new_err("connecting timed out")),
+        }
+    }
+
+    /// Whether a live link is there, as far as known without asking.
+    fn _is_connected(&self) -> bool {
+        self.inner.is_connected()
+    }
+
+    /// Remembers a channel: its deliveries find it by number.
+    fn _add_channel(&self, channel: &Bound<'_, Channel>) -> PyResult<()> {
+        let weak = PyWeakrefReference::new(channel.as_any())?.unbind();
+        let old = self.channels.lock().insert(channel.get().inner().id(), weak);
+        drop(old);
+        Ok(())
+    }
+
+    /// Forgets a closed channel.
+    fn _remove_channel(&self, channel: &Bound<'_, Channel>) {
+        let old = self.channels.lock().remove(&channel.get().inner().id());
+        drop(old);
+    }
+
+    /// Waits for one event and hands it to its consumer.
+    ///
+    /// Raises:
+    ///     TimeoutError: nothing came within ``timeout`` seconds (None: wait for ever).
+    #[pyo3(signature = (connection=None, timeout=None))]
+    fn drain_events(
+        &self,
+        py: Python<'_>,
+        connection: Option<&Bound<'_, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let _ = connection;
+        let event = match self.inner.try_next() {
+            Some(event) => Some(event),
+            None => enter_until(py, self.inner.next(), deadline(timeout)?)?,
+        };
+        match event {
+            Some(event) => self.dispatch(py, event),
+            None => Err(PyTimeoutError::new_err("timed out")),
+        }
+    }
+
+    /// The descriptor for an event loop; the same one for the life of the transport.
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        self.inner.event_fd().or_raise(py)
+    }
+
+    /// Tells whether an event loop drives the transport.
+    fn _set_event_loop(&self, on: bool) {
+        self.inner.set_event_loop(on);
+        if on {
+            self.inner.ring();
+        }
+    }
+
+    /// Hands out what is there, for an event loop whose descriptor became readable.
+    #[pyo3(signature = (*_args))]
+    fn on_readable(&self, py: Python<'_>, _args: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<()> {
+        py.detach(|| self.inner.drive()).or_raise(py)?;
+        for _ in 0..BURST {
+            let Some(event) = self.inner.try_next() else {
+                // What the callbacks settled or asked for gives new credit.
+                return py.detach(|| self.inner.drive()).or_raise(py);
+            };
+            if let Err(error) = self.dispatch(py, event) {
+                self.inner.ring();
+                return Err(error);
+            }
+        }
+        self.inner.ring();
+        Ok(())
+    }
+
+    /// Closes the link.
+    fn _close(&self, py: Python<'_>) -> PyResult<()> {
+        enter(py, self.inner.close())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(client) = self.client.try_lock() {
+            visit.call(&*client)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let client = self.client.lock().take();
+        drop(client);
+    }
+}

@@ -1,0 +1,3 @@
+//! One folder or file for each broker.
+
+pub mod memory;
