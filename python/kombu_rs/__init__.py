@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections import namedtuple
 from importlib import import_module
-from typing import Any, NamedTuple
+
+# Nothing else is imported here: every Python process below `kombu-rs run` starts with this.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: The version of Kombu whose interface this is; programs that ask Kombu's version want it.
 __version__ = "5.7.0"
@@ -14,25 +18,11 @@ __homepage__ = "https://github.com/kombu-rs/kombu-rs"
 __docformat__ = "restructuredtext en"
 
 
-class version_info_t(NamedTuple):
-    """A version, in parts."""
+version_info_t = namedtuple(
+    "version_info_t", ("major", "minor", "micro", "releaselevel", "serial")
+)
 
-    major: int
-    minor: int
-    micro: int
-    releaselevel: str
-    serial: str
-
-
-def _version_info(version: str) -> version_info_t:
-    found = re.match(r"(\d+)\.(\d+)\.?(\d+)?([a-zA-Z]*)(\d*)", version)
-    if found is None:
-        raise ValueError(f"not a version: {version!r}")
-    major, minor, micro, releaselevel, serial = found.groups()
-    return version_info_t(int(major), int(minor), int(micro or 0), releaselevel, serial)
-
-
-VERSION = version_info = _version_info(__version__)
+VERSION = version_info = version_info_t(5, 7, 0, "", "")
 
 # Where the public names are. Imported when they are asked for: a program that needs one of them
 # should not wait for the others.

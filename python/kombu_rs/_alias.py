@@ -6,13 +6,15 @@ are the same and a patch of one is a patch of the other.
 
 from __future__ import annotations
 
-import importlib
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from types import ModuleType
-from typing import Any
+
+# importlib.abc and typing would cost more than all the rest, at the start of every process.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
 
 __all__ = ("install_as_kombu",)
 
@@ -28,7 +30,7 @@ def _target_of(name: str) -> str:
     return _TARGET + name[len(_ALIAS) :]
 
 
-class _SharedModule(importlib.abc.Loader):
+class _SharedModule:
     """Loads ``kombu.x`` by importing ``kombu_rs.x`` and giving out that module."""
 
     def __init__(self, target: str) -> None:
@@ -52,7 +54,7 @@ class _SharedModule(importlib.abc.Loader):
 _served: set[str] = set()
 
 
-class _KombuFinder(importlib.abc.MetaPathFinder):
+class _KombuFinder:
     """Finds ``kombu`` and everything below it here, and nowhere else."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:

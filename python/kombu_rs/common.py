@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ __all__ = (
 # AMQP carries the prefetch count in 16 bits.
 PREFETCH_COUNT_MAX = 0xFFFF
 
-logger = get_logger(__name__)
+logger = get_logger("kombu.common")
 
 _node_id: int | None = None
 
@@ -141,9 +140,9 @@ def _ensure_channel_is_bound(entity: Any, channel: Any) -> Any:
         if not channel:
             raise ChannelError(f"Cannot bind channel {channel} to entity {entity}")
         return entity.bind(channel)
-    if channel is not None and channel is not entity.channel:
-        if getattr(entity.channel, "connection", None) is None:
-            entity.revive(channel)
+    elsewhere = channel is not None and channel is not entity.channel
+    if elsewhere and getattr(entity.channel, "connection", None) is None:
+        entity.revive(channel)
     return entity
 
 
@@ -203,9 +202,10 @@ def drain_consumer(
             consumer.channel.connection.client, limit=limit, timeout=timeout, ignore_timeouts=True
         ):
             try:
-                yield received.popleft()
+                item = received.popleft()
             except IndexError:
-                pass
+                continue
+            yield item
 
 
 def itermessages(
@@ -246,7 +246,7 @@ def eventloop(
     for _ in range(limit) if limit else count():
         try:
             yield conn.drain_events(timeout=timeout)
-        except socket.timeout:
+        except TimeoutError:
             if timeout and not ignore_timeouts:
                 raise
 

@@ -6,24 +6,26 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count, cycle
+from itertools import cycle
 from operator import itemgetter
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
 from . import exceptions
+from .broker_url import _check_url_options, _check_url_transport, _scheme, _seconds, _split_hosts
 from .log import get_logger
-from .resource import Resource
+from .resource import Resource  # noqa: F401 - Kombu's users find it here
+from .retry import Retrying
 from .transport import get_transport_cls, supports_librabbitmq
 from .utils.collections import HashedSeq
-from .utils.functional import dictfilter, lazy, retry_over_time, shufflecycle
+from .utils.functional import dictfilter, retry_over_time, shufflecycle
 from .utils.objects import cached_property
 from .utils.url import as_url, maybe_sanitize_url, parse_url
 
 __all__ = ("Connection", "ConnectionPool", "ChannelPool")
 
-logger = get_logger(__name__)
+logger = get_logger("kombu.connection")
 
 roundrobin_failover = cycle
 
@@ -38,67 +40,8 @@ failover_strategies: dict[str, Callable[[Any], Iterator[str]]] = {
 _log_connection = os.environ.get("KOMBU_LOG_CONNECTION", False)
 _log_channel = os.environ.get("KOMBU_LOG_CHANNEL", False)
 
-# Transport options that say how often and how long to try to connect.
-_RETRY_OPTIONS = (
-    "max_retries",
-    "interval_start",
-    "interval_step",
-    "interval_max",
-    "errback",
-    "callback",
-)
 
-# What a URL may set, in its parts or as ?name=value.
-_URL_PARAMS = frozenset(
-    {
-        "hostname",
-        "userid",
-        "password",
-        "virtual_host",
-        "port",
-        "insist",
-        "ssl",
-        "transport",
-        "connect_timeout",
-        "login_method",
-        "heartbeat",
-        "credential_provider",
-    }
-)
-
-
-def _check_url_transport(name: str) -> str:
-    """Refuse a URL scheme that could be read as something to import.
-
-    URLs come from configuration and environment; only ``transport=`` names Python classes.
-
-    Raises:
-        ValueError: there is a dot or colon in it.
-    """
-    if "." in name or ":" in name:
-        raise ValueError(
-            f"Invalid transport scheme: {name!r}. A URL names a transport by its alias; "
-            "give a class as transport='module:Class'"
-        )
-    return name
-
-
-def _scheme(url: str) -> str:
-    """What stands before ``://`` (or before ``+``), as written."""
-    return url[: url.index("://")].split("+", 1)[0]
-
-
-def _seconds(option: str, value: Any) -> float | None:
-    """A duration that may have come as text in a URL."""
-    if value is None or isinstance(value, (int, float)):
-        return value
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{option} must be a number of seconds, got {value!r}") from None
-
-
-class Connection:
+class Connection(Retrying):
     """A connection to a broker, opened when it is first needed.
 
     Arguments:
@@ -193,7 +136,7 @@ class Connection:
         }
         params = dict(self._initial_params)
 
-        hosts = self._split_hosts(hostname)
+        hosts = _split_hosts(hostname)
         if len(hosts) > 1:
             alt.extend(hosts)
         for url in alt:
@@ -229,24 +172,6 @@ class Connection:
             self._logger = True
         self.declared_entities = set()
 
-    @staticmethod
-    def _split_hosts(hostname: Any) -> list[str]:
-        """All the hosts and URLs in ``hostname``, in order."""
-        if not hostname:
-            return []
-        if isinstance(hostname, str):
-            hostname = [hostname]
-        try:
-            entries = list(hostname)
-        except TypeError:
-            entries = [hostname]
-        for entry in entries:
-            if not isinstance(entry, str):
-                raise TypeError(
-                    f"Connection: a broker is a URL or host name (text), got {entry!r}"
-                )
-        return [part for entry in entries for part in entry.split(";") if part]
-
     def _parse_url(self, url: str, transport: Any, params: dict[str, Any]) -> None:
         """Put the parts of ``url`` into ``params``; leave it whole for a transport that wants it.
 
@@ -268,14 +193,7 @@ class Connection:
                 return
             parsed = parse_url(url)
             parsed.pop("transport", None)
-        unknown = sorted(set(parsed) - _URL_PARAMS)
-        if unknown:
-            known = sorted(_URL_PARAMS - {"hostname", "transport"})
-            raise TypeError(
-                f"Connection got an unexpected URL option {', '.join(map(repr, unknown))}; "
-                f"known are {', '.join(known)}. Options of the transport go into "
-                "transport_options"
-            )
+        _check_url_options(parsed)
         params.update(dictfilter(parsed), hostname=parsed["hostname"])
 
     def switch(self, conn_str: str) -> None:
@@ -373,7 +291,7 @@ class Connection:
             from .utils.debug import Logwrapped
 
             return Logwrapped(
-                chan, "kombu.channel", f"[Kombu channel:{{0.channel_id}}] ".format(chan)
+                chan, "kombu.channel", f"[Kombu channel:{chan.channel_id}] "
             )
         return chan
 
@@ -411,7 +329,7 @@ class Connection:
         if self._connection:
             try:
                 self.transport.close_connection(self._connection)
-            except self.connection_errors + (AttributeError, OSError):
+            except (*self.connection_errors, AttributeError, OSError):
                 pass
             self._connection = None
 
@@ -443,7 +361,7 @@ class Connection:
             socket.setdefaulttimeout(socket_timeout)
             try:
                 self._do_close_self()
-            except socket.timeout:
+            except TimeoutError:
                 pass
             finally:
                 socket.setdefaulttimeout(previous)
@@ -504,7 +422,9 @@ class Connection:
                 self.maybe_switch_next()
             return interval if tried_all else 0
 
-        guard = self._reraise_as_library_errors if reraise_as_library_errors else _no_context
+        guard = (
+            self._reraise_as_library_errors if reraise_as_library_errors else self._dummy_context
+        )
         with guard():
             return retry_over_time(
                 self._connection_factory,
@@ -549,103 +469,6 @@ class Connection:
         if old and new_channel is not old:
             self.maybe_close_channel(old)
             self._default_channel = None
-
-    def ensure(
-        self,
-        obj: Any,
-        fun: Callable[..., Any],
-        errback: Any = None,
-        max_retries: int | None = None,
-        interval_start: float = 1,
-        interval_step: float = 1,
-        interval_max: float = 1,
-        on_revive: Any = None,
-        retry_errors: Any = None,
-    ) -> Callable[..., Any]:
-        """Return a function that calls ``fun`` until no connection or channel error comes.
-
-        Arguments:
-            obj: its ``revive(channel)`` is called after a reconnect: what ``fun`` works with.
-            fun: the function.
-            errback: called with ``(exc, interval)`` for each error.
-            max_retries: give up after so many further tries. Default: never.
-            interval_start, interval_step, interval_max: waits of the reconnect, in seconds.
-            on_revive: called with the new channel after a reconnect.
-            retry_errors: also try again after these errors.
-
-        The function raises OperationalError when it gives up.
-        """
-        retry_errors = () if retry_errors is None else tuple(retry_errors)
-
-        def gives_up(retries: int) -> bool:
-            return max_retries is not None and retries >= max_retries
-
-        def reconnect(exc: BaseException, retries: int) -> None:
-            # Before anything else: the broker that failed may not be the one to ask again.
-            self.collect()
-            self.maybe_switch_next()
-            if errback:
-                errback(exc, 0)
-            left = None if max_retries is None else max(max_retries - retries, 1)
-            self._ensure_connection(
-                errback,
-                left,
-                interval_start,
-                interval_step,
-                interval_max,
-                reraise_as_library_errors=False,
-            )
-            channel = self.default_channel
-            obj.revive(channel)
-            if on_revive:
-                on_revive(channel)
-
-        def _ensured(*args: Any, **kwargs: Any) -> Any:
-            connection_errors = self.recoverable_connection_errors
-            channel_errors = self.recoverable_channel_errors
-            # Without this distinction an error may be one that no reconnect cures.
-            recoverable_known = hasattr(self.transport, "recoverable_connection_errors")
-            reconnected = False
-            with self._reraise_as_library_errors():
-                for retries in count():
-                    try:
-                        return fun(*args, **kwargs)
-                    except retry_errors as exc:
-                        if gives_up(retries):
-                            raise
-                        self._debug("ensure retry policy error: %r", exc, exc_info=True)
-                    except connection_errors as exc:
-                        if gives_up(retries) or (reconnected and not recoverable_known):
-                            raise
-                        self._debug("ensure connection error: %r", exc, exc_info=True)
-                        reconnect(exc, retries)
-                        reconnected = True
-                    except channel_errors as exc:
-                        if gives_up(retries):
-                            raise
-                        self._debug("ensure channel error: %r", exc, exc_info=True)
-                        if errback:
-                            errback(exc, 0)
-
-        _ensured.__name__ = f"{getattr(fun, '__name__', repr(fun))}(ensured)"
-        _ensured.__doc__ = getattr(fun, "__doc__", None)
-        _ensured.__module__ = getattr(fun, "__module__", __name__)
-        return _ensured
-
-    def autoretry(
-        self, fun: Callable[..., Any], channel: Any = None, **ensure_options: Any
-    ) -> Callable[..., tuple[Any, Any]]:
-        """Return a function that calls ``fun(*args, channel=channel, **kwargs)``, with retries.
-
-        Arguments:
-            fun: the function; it must take ``channel``.
-            channel: the channel to begin with. Default: the default channel.
-            ensure_options: arguments of :meth:`ensure`.
-
-        The function returns ``(result, channel)``: the channel is a new one after a reconnect.
-        """
-        task = _Autoretry(self, fun, channel, ensure_options)
-        return self.ensure(task, task, **ensure_options)
 
     def create_transport(self) -> Any:
         """Make the transport."""
@@ -841,12 +664,6 @@ class Connection:
         """Whether ``apply_global`` of QoS means what AMQP 0-9-1 says."""
         return self.transport.qos_semantics_matches_spec(self.connection)
 
-    def _extract_failover_opts(self) -> dict[str, Any]:
-        options = self.transport_options or {}
-        found = {name: options[name] for name in _RETRY_OPTIONS if name in options}
-        found["timeout"] = options.get("connect_retries_timeout", self.connect_timeout)
-        return found
-
     @property
     def connected(self) -> bool:
         """Whether the connection is open."""
@@ -948,160 +765,6 @@ class Connection:
 BrokerConnection = Connection
 
 
-@contextmanager
-def _no_context() -> Iterator[None]:
-    yield
-
-
-class _Autoretry:
-    """The function of :meth:`Connection.autoretry`, with the channel that it goes on with."""
-
-    def __init__(
-        self, connection: Connection, fun: Callable[..., Any], channel: Any, options: dict
-    ) -> None:
-        self.__name__ = getattr(fun, "__name__", None)
-        self.__module__ = getattr(fun, "__module__", __name__)
-        self.__doc__ = getattr(fun, "__doc__", None)
-        self.connection = connection
-        self.fun = fun
-        self.channel = channel
-        self.options = options
-
-    def revive(self, channel: Any) -> None:
-        """Go on with another channel."""
-        self.channel = channel
-
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        if self.channel is None:
-            self.channel = self._open()
-        return self.fun(*args, channel=self.channel, **kwargs), self.channel
-
-    def _open(self) -> Any:
-        connection = self.connection
-        if not connection.connected:
-            options = connection._extract_failover_opts()
-            options.update((k, self.options[k]) for k in _RETRY_OPTIONS if k in self.options)
-            connection._ensure_connection(**options)
-        return connection.default_channel
-
-
-class PooledConnection(Connection):
-    """A connection of a pool; leaving ``with`` gives it back.
-
-    Arguments:
-        pool: whose it is.
-    """
-
-    def __init__(self, pool: ConnectionPool, **kwargs: Any) -> None:
-        self._pool = pool
-        super().__init__(**kwargs)
-
-    def __enter__(self) -> PooledConnection:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        if exc_type is not None:
-            # Nobody knows what state the link is in: the next user connects anew.
-            self._pool.replace(self)
-        self.release()
-
-
-class ConnectionPool(Resource):
-    """Connections like ``connection``.
-
-    Arguments:
-        connection: what they are like; not part of the pool.
-        limit: how many; None: no limit.
-        preload: how many to make at once. Default 0.
-
-    Raises:
-        ConnectionLimitExceeded: from ``acquire``, when all are in use.
-    """
-
-    LimitExceeded = exceptions.ConnectionLimitExceeded
-    close_after_fork = True
-
-    def __init__(self, connection: Connection, limit: int | None = None, **kwargs: Any) -> None:
-        self.connection = connection
-        super().__init__(limit=limit, **kwargs)
-
-    def new(self) -> PooledConnection:
-        """Make a connection; it connects when it is used."""
-        return PooledConnection(self, **dict(self.connection._info(resolve=False)))
-
-    def release_resource(self, resource: Any) -> None:
-        """Note that a connection came back."""
-        try:
-            resource._debug("released")
-        except AttributeError:
-            pass
-
-    def close_resource(self, resource: Any) -> None:
-        """Close a connection for good."""
-        resource._close()
-
-    def collect_resource(self, resource: Any, socket_timeout: float = 0.1) -> Any:
-        """Give a connection up without talking to the broker."""
-        if not isinstance(resource, lazy):
-            return resource.collect(socket_timeout)
-        return None
-
-    @contextmanager
-    def acquire_channel(self, block: bool = False) -> Iterator[tuple[Connection, Any]]:
-        """Yield ``(connection, channel)``: a connection of the pool and its default channel."""
-        with self.acquire(block=block) as connection:
-            yield connection, connection.default_channel
-
-    def setup(self) -> None:
-        """Fill the pool, with promises beyond ``preload``."""
-        for i in range(self.limit or 0):
-            self._resource.put_nowait(self.new() if i < self.preload else lazy(self.new))
-
-    def prepare(self, resource: Any) -> Any:
-        """Evaluate the promise."""
-        if callable(resource):
-            resource = resource()
-        resource._debug("acquired")
-        return resource
-
-
-class ChannelPool(Resource):
-    """Channels of one connection.
-
-    Arguments:
-        connection: whose.
-        limit: how many; None: no limit.
-
-    Raises:
-        ChannelLimitExceeded: from ``acquire``, when all are in use.
-    """
-
-    LimitExceeded = exceptions.ChannelLimitExceeded
-
-    def __init__(self, connection: Connection, limit: int | None = None, **kwargs: Any) -> None:
-        self.connection = connection
-        super().__init__(limit=limit, **kwargs)
-
-    def new(self) -> Any:
-        """A promise of a channel."""
-        return lazy(self.connection.channel)
-
-    def setup(self) -> None:
-        """Fill the pool: the first ``preload`` are opened, the others are promises."""
-        for i in range(self.limit or 0):
-            channel = self.new()
-            self._resource.put_nowait(channel() if i < self.preload else channel)
-
-    def prepare(self, channel: Any) -> Any:
-        """Evaluate the promise."""
-        return channel() if callable(channel) else channel
-
-
 def maybe_channel(channel: Any) -> Any:
     """The channel, or the default channel of a connection."""
     return channel.default_channel if is_connection(channel) else channel
@@ -1110,3 +773,7 @@ def maybe_channel(channel: Any) -> Any:
 def is_connection(obj: Any) -> bool:
     """Whether ``obj`` is a :class:`Connection`."""
     return isinstance(obj, Connection)
+
+
+# At the end: pools are made of connections, and belong to this module for who uses them.
+from .connection_pool import ChannelPool, ConnectionPool, PooledConnection  # noqa: E402, F401

@@ -41,18 +41,18 @@ class Message:
     errors: list | None = None
 
     __slots__ = (
+        "__dict__",
+        "_decoded_cache",
         "_state",
+        "accept",
+        "body",
         "channel",
-        "delivery_tag",
-        "content_type",
         "content_encoding",
+        "content_type",
         "delivery_info",
+        "delivery_tag",
         "headers",
         "properties",
-        "body",
-        "_decoded_cache",
-        "accept",
-        "__dict__",
     )
 
     def __init__(

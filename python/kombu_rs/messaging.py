@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import count
 from threading import local
 from types import TracebackType
@@ -483,10 +484,9 @@ class Consumer:
         if channel and channel.connection:
             lost = channel.connection.client.connection_errors
             if not isinstance(exc_val, lost):
-                try:
+                # The error of the block, or its success, is what matters.
+                with suppress(Exception):
                     self.cancel()
-                except Exception:  # noqa: S110 - the block's own error, or success, matters
-                    pass
 
     def add_queue(self, queue: Any) -> Any:
         """Add a queue; :meth:`consume` starts consuming from it. Returns it, bound."""
@@ -503,7 +503,7 @@ class Consumer:
             no_ack: deliveries need no acknowledgement. Default: the consumer's ``no_ack``.
         """
         no_ack = self.no_ack if no_ack is None else no_ack
-        self._consume_queues({name: no_ack for name in self._queues or ()})
+        self._consume_queues(dict.fromkeys(self._queues or (), no_ack))
 
     def _consume_previously_active(self, active_no_ack: dict[str, bool | None]) -> None:
         queues = self._queues or {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +19,7 @@ from .utils.objects import cached_property
 
 __all__ = ("ConsumerMixin", "ConsumerProducerMixin")
 
-logger = get_logger(__name__)
+logger = get_logger("kombu.mixins")
 debug, info, warn, error = logger.debug, logger.info, logger.warning, logger.error
 
 W_CONN_LOST = "Connection to broker lost, trying to re-establish connection..."
@@ -112,10 +111,12 @@ class ConsumerMixin:
     @contextmanager
     def consumer_context(self, **kwargs: Any) -> Iterator[tuple[Any, Any, Any]]:
         """Yield ``(connection, channel, consumers)``, ready to receive."""
-        with self.Consumer() as (connection, channel, consumers):
-            with self.extra_context(connection, channel):
-                self.on_consume_ready(connection, channel, consumers, **kwargs)
-                yield connection, channel, consumers
+        with (
+            self.Consumer() as (connection, channel, consumers),
+            self.extra_context(connection, channel),
+        ):
+            self.on_consume_ready(connection, channel, consumers, **kwargs)
+            yield connection, channel, consumers
 
     def consume(
         self,
@@ -142,7 +143,7 @@ class ConsumerMixin:
                 self.on_iteration()
                 try:
                     conn.drain_events(timeout=safety_interval)
-                except socket.timeout:
+                except TimeoutError:
                     conn.heartbeat_check()
                     elapsed += safety_interval
                     if timeout and elapsed >= timeout:

@@ -6,7 +6,7 @@ import socket
 import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from itertools import count
 from time import time
@@ -39,7 +39,7 @@ Or if you meant to start multiple nodes on the same host please make sure
 you give each node a unique node name!
 """
 
-logger = get_logger(__name__)
+logger = get_logger("kombu.pidbox")
 debug, error = logger.debug, logger.error
 
 
@@ -253,7 +253,7 @@ class Mailbox:
     type = "direct"
     exchange: Any = None
     reply_exchange: Any = None
-    accept: Any = ["json"]
+    accept: Any = ["json"]  # noqa: RUF012 - instances have their own
     serializer: str | None = None
 
     def __init__(
@@ -435,20 +435,20 @@ class Mailbox:
         target = Exchange(
             exchange, type="direct", delivery_mode="transient", durable=self.exchange.durable
         )
-        with self.producer_or_acquire(producer, channel) as producer:
-            try:
-                producer.publish(
-                    reply,
-                    exchange=target,
-                    routing_key=routing_key,
-                    declare=[target],
-                    headers={"ticket": ticket, "clock": self.clock.forward()},
-                    retry=True,
-                    **opts,
-                )
-            except InconsistencyError:
-                # The queue is gone: nobody waits for the answer any more.
-                pass
+        # InconsistencyError: the queue is gone, nobody waits for the answer any more.
+        with (
+            self.producer_or_acquire(producer, channel) as producer,
+            suppress(InconsistencyError),
+        ):
+            producer.publish(
+                reply,
+                exchange=target,
+                routing_key=routing_key,
+                declare=[target],
+                headers={"ticket": ticket, "clock": self.clock.forward()},
+                retry=True,
+                **opts,
+            )
 
     def _publish(
         self,
@@ -575,7 +575,7 @@ class Mailbox:
                 for _ in range(limit) if limit else count():
                     try:
                         self.connection.drain_events(timeout=timeout)
-                    except socket.timeout:
+                    except TimeoutError:
                         break
             return responses
         finally:

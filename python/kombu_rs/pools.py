@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
-from .connection import PooledConnection, Resource
+from .connection import Resource
 from .messaging import Producer
 from .utils.collections import EqualityDict
 from .utils.compat import register_after_fork
@@ -98,14 +99,6 @@ class ProducerPool(Resource):
             connection.release()
         resource.channel = None
         super().release(resource)
-
-    def replace(self, resource: Any) -> None:
-        """Take back a producer that failed: its connection is closed, not used again."""
-        connection = resource.__connection__
-        if isinstance(connection, PooledConnection):
-            connection._pool.replace(connection)
-            resource.__connection__ = None
-        super().replace(resource)
 
 
 class PoolGroup(EqualityDict):
@@ -201,9 +194,8 @@ def set_limit(
 def reset(*args: Any, **kwargs: Any) -> None:
     """Close all pools, whatever is in use, and forget them."""
     for pool in _all_pools():
-        try:
+        # A broken link must not keep the others open.
+        with suppress(Exception):
             pool.force_close_all()
-        except Exception:  # noqa: S110 - a broken link must not keep the others open
-            pass
     for group in _groups:
         group.clear()

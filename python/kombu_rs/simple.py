@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from queue import Empty
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from . import entity, messaging
 from .connection import maybe_channel
@@ -73,7 +72,7 @@ class SimpleBase:
             try:
                 # Some transports take 0 for "no timeout".
                 self.channel.connection.client.drain_events(timeout=remaining)
-            except socket.timeout:
+            except TimeoutError:
                 raise self.Empty() from None
 
     def get_nowait(self) -> Any:
@@ -153,9 +152,9 @@ class SimpleQueue(SimpleBase):
     """
 
     no_ack = False
-    queue_opts: dict[str, Any] = {}
-    queue_args: dict[str, Any] = {}
-    exchange_opts: dict[str, Any] = {"type": "direct"}
+    queue_opts: ClassVar[dict[str, Any]] = {}
+    queue_args: ClassVar[dict[str, Any]] = {}
+    exchange_opts: ClassVar[dict[str, Any]] = {"type": "direct"}
 
     def __init__(
         self,
@@ -196,5 +195,13 @@ class SimpleBuffer(SimpleQueue):
     """A queue that is gone with its last user, and whose messages need no acknowledgement."""
 
     no_ack = True
-    queue_opts = {"durable": False, "auto_delete": True, "exclusive": True}
-    exchange_opts = {"durable": False, "delivery_mode": "transient", "auto_delete": True}
+    queue_opts: ClassVar[dict[str, Any]] = {
+        "durable": False,
+        "auto_delete": True,
+        "exclusive": True,
+    }
+    exchange_opts: ClassVar[dict[str, Any]] = {
+        "durable": False,
+        "delivery_mode": "transient",
+        "auto_delete": True,
+    }

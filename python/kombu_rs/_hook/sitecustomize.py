@@ -18,8 +18,8 @@ class _Refuse:
         if fullname == "kombu" or fullname.startswith("kombu."):
             raise ImportError(
                 "this process runs below 'kombu-rs run', but kombu-rs is not installed for "
-                "its Python (%s): install it there, or start the process without PYTHONPATH"
-                % sys.executable,
+                f"its Python ({sys.executable}): install it there, or start the process "
+                "without PYTHONPATH",
                 name=fullname,
             )
         return None
@@ -35,7 +35,7 @@ def _install():
         install_as_kombu()
     except RuntimeError as exc:
         # Going on with two Kombus would be worse, and site ignores ordinary exceptions here.
-        sys.stderr.write("kombu-rs run: %s\n" % exc)
+        sys.stderr.write(f"kombu-rs run: {exc}\n")
         sys.stderr.flush()
         os._exit(1)
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..entity import Exchange, Queue, binding
 from ..log import get_logger
 
-logger = get_logger(__name__)
+logger = get_logger("kombu.transport.native_delayed_delivery")
 
 MAX_NUMBER_OF_BITS_TO_USE = 28
 MAX_LEVEL = MAX_NUMBER_OF_BITS_TO_USE - 1

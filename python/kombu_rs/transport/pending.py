@@ -6,7 +6,7 @@ Connecting raises :exc:`TransportNotAvailable`. No installed Kombu is used inste
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from ..exceptions import OperationalError
 from . import base
@@ -25,7 +25,7 @@ class Pending(base.Transport):
     """What all of them share: the shape of a transport that cannot connect."""
 
     #: Parts of a URL that Kombu fills in when they are missing.
-    defaults: dict[str, Any] = {}
+    defaults: ClassVar[dict[str, Any]] = {}
 
     def _refuse(self) -> NoReturn:
         from . import _available
@@ -65,7 +65,7 @@ class AMQP(Pending):
     driver_type = "amqp"
     default_port = 5672
     implements = base.Transport.implements.extend(asynchronous=True, heartbeats=True)
-    defaults = {
+    defaults: ClassVar[dict[str, Any]] = {
         "userid": "guest",
         "password": "guest",
         "port": 5672,
@@ -78,13 +78,13 @@ class AMQPS(AMQP):
     """AMQP over TLS."""
 
     default_port = 5671
-    defaults = {**AMQP.defaults, "port": 5671, "ssl": True}
+    defaults: ClassVar[dict[str, Any]] = {**AMQP.defaults, "port": 5671, "ssl": True}
 
 
 class Local(Pending):
     """Transports whose URLs name no server."""
 
-    defaults = {"port": None, "hostname": "localhost"}
+    defaults: ClassVar[dict[str, Any]] = {"port": None, "hostname": "localhost"}
 
 
 class Kafka(Local):
@@ -97,7 +97,7 @@ class SQS(Pending):
     """Amazon SQS."""
 
     driver_type = "sqs"
-    defaults = {"port": None}
+    defaults: ClassVar[dict[str, Any]] = {"port": None}
 
 
 class MongoDB(Pending):
@@ -106,7 +106,7 @@ class MongoDB(Pending):
     driver_type = "mongodb"
     can_parse_url = True
     default_port = 27017
-    defaults = {"port": 27017, "hostname": "localhost"}
+    defaults: ClassVar[dict[str, Any]] = {"port": 27017, "hostname": "localhost"}
 
 
 class Zookeeper(Local):
@@ -114,7 +114,7 @@ class Zookeeper(Local):
 
     driver_type = "zookeeper"
     default_port = 2181
-    defaults = {"port": 2181, "hostname": "localhost"}
+    defaults: ClassVar[dict[str, Any]] = {"port": 2181, "hostname": "localhost"}
 
 
 class SLMQ(Local):
@@ -133,7 +133,7 @@ class Qpid(Pending):
     """Apache Qpid, AMQP 0-10."""
 
     driver_type = "qpid"
-    defaults = {"hostname": "localhost", "port": 5672}
+    defaults: ClassVar[dict[str, Any]] = {"hostname": "localhost", "port": 5672}
 
 
 class Sentinel(Pending):
@@ -141,7 +141,7 @@ class Sentinel(Pending):
 
     driver_type = "redis"
     default_port = 26379
-    defaults = {"hostname": "localhost", "port": 26379}
+    defaults: ClassVar[dict[str, Any]] = {"hostname": "localhost", "port": 26379}
 
 
 class Consul(Local):
@@ -149,7 +149,7 @@ class Consul(Local):
 
     driver_type = "consul"
     default_port = 8500
-    defaults = {"port": 8500, "hostname": "localhost"}
+    defaults: ClassVar[dict[str, Any]] = {"port": 8500, "hostname": "localhost"}
 
 
 class Etcd(Local):
@@ -157,7 +157,7 @@ class Etcd(Local):
 
     driver_type = "etcd"
     default_port = 2379
-    defaults = {"port": 2379, "hostname": "localhost"}
+    defaults: ClassVar[dict[str, Any]] = {"port": 2379, "hostname": "localhost"}
 
 
 class AzureStorageQueues(Pending):
@@ -179,7 +179,7 @@ class Pyro(Local):
 
     driver_type = "pyro"
     default_port = 9090
-    defaults = {"port": 9090, "hostname": "localhost"}
+    defaults: ClassVar[dict[str, Any]] = {"port": 9090, "hostname": "localhost"}
 
 
 class GCPubSub(Pending):
