@@ -1,7 +1,6 @@
 """Functional-style utilities: caches, lazy values, retries, number ranges."""
 from __future__ import annotations
 
-import random
 import threading
 from collections import OrderedDict, UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -251,6 +250,8 @@ def dictfilter(d: Mapping[Any, Any] | None = None, **kw: Any) -> dict[Any, Any]:
 
 def shufflecycle(it: Iterable[Any]) -> Iterator[Any]:
     """Yield one of ``it`` at random, for ever, shuffling before each."""
+    import random
+
     pool = list(it)
     for _ in repeat(None):
         random.shuffle(pool)
