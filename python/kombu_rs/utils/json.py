@@ -101,6 +101,7 @@ def object_hook(o: dict[str, Any]) -> Any:
 
 
 _encode = JSONEncoder().encode
+_own_hook = object_hook     # native code calls no other: it passes over ordinary objects
 
 
 def dumps(
@@ -144,7 +145,7 @@ def loads(
     """
     if isinstance(s, memoryview):
         s = s.tobytes()
-    if _loads is json.loads and _native_loads is not None:
+    if _native_loads is not None and _loads is json.loads and object_hook is _own_hook:
         return _native_loads(s, object_hook)
     if decode_bytes and isinstance(s, (bytes, bytearray)):
         s = s.decode('utf-8')
