@@ -4,6 +4,15 @@
 //! touches atomics only: it raises the generation and closes the registered descriptors (or the
 //! broker would go on counting the links, and an epoll set would be shared with the parent). Every
 //! handle remembers its generation; one of an older generation is forgotten, never dropped.
+//!
+//! A library whose own state a child must not inherit (SQLite believes that it holds its locks) is
+//! brought to rest before the fork: see [`Quiesce`] and [`ForkLock`].
+
+mod lock;
+mod quiesce;
+
+pub use lock::{ForkGuard, ForkLock};
+pub use quiesce::{Quiesce, participate};
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Once;
@@ -38,13 +47,24 @@ extern "C" fn in_child() {
             unsafe { libc::close(fd) };
         }
     }
+    quiesce::resume_child();
 }
 
-/// Installs the hook, once per process image. Called by everything that registers.
+extern "C" fn before_fork() {
+    quiesce::prepare();
+}
+
+extern "C" fn in_parent() {
+    quiesce::resume_parent();
+}
+
+/// Installs the hooks, once per process image. Called by everything that registers.
 pub fn install() {
     INSTALL.call_once(|| {
-        // SAFETY: the hook is an `extern "C"` function that touches atomics and close(2) only.
-        let failed = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        // SAFETY: the hooks are `extern "C"` functions; the one in the child touches atomics and
+        // close(2) only.
+        let failed =
+            unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
         assert_eq!(failed, 0, "pthread_atfork refused the fork hook");
     });
 }

@@ -27,12 +27,23 @@ pub struct Scheme {
 
 /// The transports of this crate.
 fn built_in() -> Vec<Scheme> {
-    vec![Scheme {
-        names: &["memory"],
-        feature: None,
-        default_port: None,
-        open: Some(|_, options| crate::transports::memory::open(options)),
-    }]
+    vec![
+        Scheme {
+            names: &["memory"],
+            feature: None,
+            default_port: None,
+            open: Some(|_, options| crate::transports::memory::open(options)),
+        },
+        Scheme {
+            names: &["sqla", "sqlalchemy"],
+            feature: Some("sqlite"),
+            default_port: None,
+            #[cfg(feature = "sqlite")]
+            open: Some(crate::transports::sql::open),
+            #[cfg(not(feature = "sqlite"))]
+            open: None,
+        },
+    ]
 }
 
 static TABLE: LazyLock<RwLock<Vec<Scheme>>> = LazyLock::new(|| RwLock::new(built_in()));
