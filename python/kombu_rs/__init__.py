@@ -64,8 +64,15 @@ __all__ = (
     "install_as_kombu",
 )
 
+# Modules that `kombu_rs.<name>` imports: code that counts on somebody else's import works.
+_MODULES = frozenset(
+    ["abstract", "asynchronous", "clocks", "common", "compat", "compression", "connection", "entity", "exceptions", "log", "matcher", "message", "messaging", "mixins", "pidbox", "pools", "resource", "serialization", "simple", "transport", "utils"]
+)
+
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     origin = _ORIGIN.get(name)
     if origin is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -75,4 +82,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ORIGIN})
+    return sorted({*globals(), *_ORIGIN, *_MODULES})

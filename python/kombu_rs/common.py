@@ -273,7 +273,8 @@ def send_reply(
     properties = {
         "routing_key": req.properties["reply_to"],
         "correlation_id": req.properties.get("correlation_id"),
-        "serializer": serializers.type_to_name[req.content_type],
+        # Text and bytes have no serializer; their answer may be anything.
+        "serializer": serializers.type_to_name.get(req.content_type),
         "content_encoding": req.content_encoding,
         **props,
     }

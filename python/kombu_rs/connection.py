@@ -423,7 +423,7 @@ class Connection(Retrying):
             return interval if tried_all else 0
 
         guard = (
-            self._reraise_as_library_errors if reraise_as_library_errors else self._dummy_context
+            self._reraise_as_cannot_connect if reraise_as_library_errors else self._dummy_context
         )
         with guard():
             return retry_over_time(
@@ -454,6 +454,16 @@ class Connection(Retrying):
             raise ConnectionError(str(exc)) from exc
         except self.recoverable_channel_errors as exc:
             raise ChannelError(str(exc)) from exc
+
+    @contextmanager
+    def _reraise_as_cannot_connect(self) -> Iterator[None]:
+        """As :meth:`_reraise_as_library_errors`, and say where it wanted to connect."""
+        try:
+            yield
+        except exceptions.OperationalError:
+            raise
+        except self.recoverable_connection_errors + self.recoverable_channel_errors as exc:
+            raise exceptions.OperationalError(f"cannot connect to {self.as_uri()}: {exc}") from exc
 
     @contextmanager
     def _dummy_context(self) -> Iterator[None]:
@@ -646,7 +656,8 @@ class Connection(Retrying):
         return self.clone()
 
     def __reduce__(self) -> tuple:
-        return self.__class__, tuple(self.info().values()), None
+        # As given, not as resolved: an unpickled connection belongs into the same pool.
+        return self.__class__, tuple(value for _, value in self._info(resolve=False)), None
 
     def __enter__(self) -> Connection:
         return self

@@ -1,0 +1,70 @@
+"""A broker in a few lines of Python: what a user's own transport looks like."""
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from queue import Empty
+from types import SimpleNamespace
+
+import pytest
+
+from kombu_rs import Connection
+from kombu_rs.transport import virtual
+
+
+@pytest.fixture
+def broker():
+    """A broker of its own: ``broker.Transport``, ``broker.connect()`` and ``broker.queues``."""
+    queues = defaultdict(deque)
+    state = virtual.BrokerState()
+    opened = []
+
+    class Channel(virtual.Channel):
+        supports_fanout = True
+        do_restore = False
+
+        def _put(self, queue, message, **kwargs):
+            queues[queue].append(message)
+
+        def _get(self, queue, timeout=None):
+            try:
+                return queues[queue].popleft()
+            except IndexError:
+                raise Empty from None
+
+        def _size(self, queue):
+            return len(queues[queue])
+
+        def _purge(self, queue):
+            size = len(queues[queue])
+            queues[queue].clear()
+            return size
+
+        def _put_fanout(self, exchange, message, routing_key, **kwargs):
+            for queue in self._lookup(exchange, routing_key):
+                self._put(queue, message)
+
+    class Transport(virtual.Transport):
+        polling_interval = 0.001
+        implements = virtual.Transport.implements.extend(
+            exchange_type=frozenset(['direct', 'topic', 'fanout']))
+
+        def __init__(self, client, **kwargs):
+            super().__init__(client, **kwargs)
+            self.state = state
+
+    Transport.Channel = Channel
+
+    def connect(**kwargs):
+        connection = Connection(transport=Transport, **kwargs)
+        opened.append(connection)
+        return connection
+
+    yield SimpleNamespace(Transport=Transport, connect=connect, queues=queues, state=state)
+    for connection in opened:
+        connection.release()
+
+
+@pytest.fixture
+def connection(broker):
+    """A connection to :func:`broker`."""
+    return broker.connect()
