@@ -20,5 +20,5 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<channel::Channel>()?;
     module.add_class::<message::Message>()?;
     module.add_class::<transport::Transport>()?;
-    Ok(())
+    json::register(module)
 }
