@@ -124,7 +124,7 @@ check-stubs: $(VENV)/.wheel
 BENCH_ARGS ?=
 .PHONY: bench
 bench: $(DEMO_VENV)/.wheel $(STOCK_VENV)/.ready ## Measure against stock Kombu and write benches/RESULTS.md; BENCH_ARGS is passed on
-	$(DEMO_VENV)/bin/python -m benches.python.run --ours $(DEMO_VENV)/bin/python --stock $(STOCK_VENV)/bin/python $(BENCH_ARGS)
+	$(DEMO_VENV)/bin/python benches/python/run.py --ours $(DEMO_VENV)/bin/python --stock $(STOCK_VENV)/bin/python $(BENCH_ARGS)
 
 .PHONY: format clean
 format: $(VENV)/.ready ## Format Rust and Python sources

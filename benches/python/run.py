@@ -1,0 +1,241 @@
+"""Measures kombu-rs against stock Kombu in one run and writes benches/RESULTS.md.
+
+Each measurement is a process of its own; the two implementations take turns (A B A B), the median
+of each counts. The Redis server is started here and is the same for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from servers.redis import RedisServer  # noqa: E402
+
+IMPLEMENTATIONS = ("kombu", "kombu_rs")
+BODIES = (200, 10 * 1024)
+CASES = {
+    "memory": ("publish-named", "publish-default", "consume-ack", "round-trip"),
+    "redis": (
+        "publish-named",
+        "publish-default",
+        "consume-ack",
+        "round-trip",
+        "celery-delay",
+        "celery-worker",
+    ),
+    "sqlite": ("publish-named", "publish-default", "consume-ack", "round-trip"),
+}
+
+
+@dataclass
+class Row:
+    """One line of the table: a case and its measurements by implementation."""
+
+    broker: str
+    workload: str
+    body: int
+    got: dict[str, list[dict[str, float]]] = field(
+        default_factory=lambda: {name: [] for name in IMPLEMENTATIONS}
+    )
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def median(self, implementation: str, key: str) -> float | None:
+        """The median of one figure."""
+        values = [r[key] for r in self.got[implementation] if key in r]
+        return statistics.median(values) if values else None
+
+
+class Runner:
+    """Knows the two interpreters and where the brokers are."""
+
+    def __init__(self, pythons: dict[str, Path], seconds: float, redis: RedisServer) -> None:
+        self.pythons = pythons
+        self.seconds = seconds
+        self.redis = redis
+
+    def once(self, implementation: str, workload: str, *arguments: str) -> dict[str, Any]:
+        """One measurement; raises RuntimeError with the end of its output."""
+        done = subprocess.run(
+            [
+                self.pythons[implementation],
+                HERE / "workloads.py",
+                implementation,
+                workload,
+                *arguments,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"C_FORCE_ROOT": "1"},
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip()[-2000:])
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def measure(self, row: Row, implementation: str) -> None:
+        """Adds one measurement to a row, on an empty broker."""
+        with tempfile.TemporaryDirectory(prefix="kombu-rs-bench-") as folder:
+            url = {
+                "memory": "memory://",
+                "redis": self.redis.url(),
+                "sqlite": f"sqla+sqlite:///{folder}/broker.sqlite",
+            }[row.broker]
+            self.redis.command("FLUSHALL")
+            try:
+                row.got[implementation].append(
+                    self.once(
+                        implementation,
+                        row.workload,
+                        *("--url", url, "--body", str(row.body), "--seconds", str(self.seconds)),
+                    )
+                )
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                row.failed[implementation] = str(error)
+
+
+def figure(value: float | None) -> str:
+    """A number with three significant digits."""
+    if value is None:
+        return "-"
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def ratio(ours: float | None, stock: float | None, *, more_is_better: bool) -> str:
+    """How many times better ours is."""
+    if not ours or not stock:
+        return "-"
+    return f"{(ours / stock if more_is_better else stock / ours):.1f}x"
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def report(rows: list[Row], runner: Runner, rounds: int, imports: Row) -> str:
+    """The whole of RESULTS.md."""
+    info = {name: runner.once(name, "versions") for name in IMPLEMENTATIONS}
+    server = subprocess.run(
+        ["redis-server", "--version"], capture_output=True, text=True, check=False
+    ).stdout.split("v=")[-1]
+    lines = [
+        "# Figures against stock Kombu",
+        "",
+        f"- Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
+        f"- CPU: {cpu_model()}, {os.cpu_count()} cores; {platform.system()} {platform.release()};"
+        f" load average at the end {os.getloadavg()[0]:.1f}",
+        f"- Stock: {', '.join(f'{k} {v}' for k, v in info['kombu'].items())}",
+        f"- Ours: {', '.join(f'{k} {v}' for k, v in info['kombu_rs'].items())}",
+        f"- Redis server {server.split()[0] if server else '?'} on the same machine, over TCP,"
+        " nothing written to disk",
+        f"- {rounds} rounds, the implementations taking turns, each measurement a process of its"
+        f" own of about {runner.seconds:g} s; medians",
+        "",
+        "Written by `make bench`. Rates are messages a second in one thread; CPU is seconds of the"
+        " measured process (user and system) per 1,000 messages; ratios say how many times better"
+        " ours is. Consuming is with prefetch 100 and one ack a message. The SQLite files are on"
+        " the temporary folder's file system with each implementation's own defaults.",
+    ]
+    for broker in dict.fromkeys(row.broker for row in rows):
+        lines += [
+            "",
+            f"## {broker}",
+            "",
+            "| work | body | Kombu /s | ours /s | ratio | Kombu CPU | ours CPU | ratio |",
+            "| --- | --: | --: | --: | --: | --: | --: | --: |",
+        ]
+        for row in (r for r in rows if r.broker == broker):
+            rates = [row.median(name, "rate") for name in IMPLEMENTATIONS]
+            cpus = [row.median(name, "cpu") for name in IMPLEMENTATIONS]
+            lines.append(
+                f"| {row.workload} | {row.body} | {figure(rates[0])} | {figure(rates[1])} |"
+                f" {ratio(rates[1], rates[0], more_is_better=True)} | {figure(cpus[0])} |"
+                f" {figure(cpus[1])} | {ratio(cpus[1], cpus[0], more_is_better=False)} |"
+            )
+    lines += ["", "## latency", ""]
+    lines += [
+        "| broker | body | Kombu p50 / p99 us | ours p50 / p99 us |",
+        "| --- | --: | --: | --: |",
+    ]
+    for row in rows:
+        if row.workload == "round-trip":
+            cells = [
+                f"{figure(row.median(n, 'p50_us'))} / {figure(row.median(n, 'p99_us'))}"
+                for n in IMPLEMENTATIONS
+            ]
+            lines.append(f"| {row.broker} | {row.body} | {cells[0]} | {cells[1]} |")
+    lines += ["", "## import of the public names", ""]
+    for name in IMPLEMENTATIONS:
+        rate = imports.median(name, "rate")
+        lines.append(f"- {name}: {figure(1000 / rate if rate else None)} ms")
+    failures = [(row, name, text) for row in rows for name, text in row.failed.items()]
+    if failures:
+        lines += ["", "## failed", ""]
+        for row, name, text in failures:
+            last = text.splitlines()[-1] if text else "no output"
+            lines.append(f"- {name}, {row.broker} {row.workload} {row.body}: `{last}`")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Reads the command line, measures, writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ours", type=Path, required=True, help="interpreter with kombu-rs")
+    parser.add_argument("--stock", type=Path, required=True, help="interpreter with stock Kombu")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a measurement")
+    parser.add_argument("--broker", action="append", choices=list(CASES), help="only this one")
+    parser.add_argument("--output", type=Path, default=ROOT / "benches" / "RESULTS.md")
+    a = parser.parse_args()
+    rows = [
+        Row(broker, workload, body)
+        for broker in a.broker or CASES
+        for workload in CASES[broker]
+        for body in BODIES
+        if not (workload.startswith("celery") and body > 1000)
+    ]
+    imports = Row("-", "import", 0)
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer())
+        runner = Runner({"kombu": a.stock, "kombu_rs": a.ours}, a.seconds, redis)
+        for _ in range(max(a.rounds, 5)):
+            for name in IMPLEMENTATIONS:
+                imports.got[name].append(runner.once(name, "import"))
+        for row in rows:
+            for _ in range(a.rounds):
+                for name in IMPLEMENTATIONS:
+                    runner.measure(row, name)
+            rates = [figure(row.median(name, "rate")) for name in IMPLEMENTATIONS]
+            print(
+                f"{row.broker} {row.workload} {row.body}: Kombu {rates[0]}/s, ours {rates[1]}/s"
+                + "".join(f"; {n} failed" for n in row.failed),
+                flush=True,
+            )
+        a.output.write_text(report(rows, runner, a.rounds, imports))
+    print(f"wrote {a.output}")
+    return int(any(row.failed for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
