@@ -35,6 +35,15 @@ fn built_in() -> Vec<Scheme> {
             open: Some(|_, options| crate::transports::memory::open(options)),
         },
         Scheme {
+            names: &["redis", "rediss"],
+            feature: Some("redis"),
+            default_port: Some(6379),
+            #[cfg(feature = "redis")]
+            open: Some(crate::transports::redis::open),
+            #[cfg(not(feature = "redis"))]
+            open: None,
+        },
+        Scheme {
             names: &["sqla", "sqlalchemy"],
             feature: Some("sqlite"),
             default_port: None,

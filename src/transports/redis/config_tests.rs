@@ -1,0 +1,93 @@
+use super::*;
+use serde_json::json;
+
+fn parse(url: &str, options: Value) -> Result<Config> {
+    let Value::Object(options) = options else { panic!("not an object") };
+    Config::parse(&Url::parse(url).unwrap(), &options)
+}
+
+fn error(url: &str, options: Value) -> String {
+    parse(url, options).unwrap_err().to_string()
+}
+
+#[test]
+fn a_plain_url_has_kombus_defaults() {
+    let config = parse("redis://", json!({})).unwrap();
+    assert_eq!(config.address.to_string(), "localhost:6379");
+    assert_eq!((config.db, config.visibility_timeout.as_secs()), (0, 3600));
+    assert_eq!(config.priority_steps, [0, 3, 6, 9]);
+    assert_eq!((config.sep.as_str(), config.fanout_prefix.as_str()), ("\x06\x16", "/0."));
+    assert!(config.dial.tls.is_none() && config.dial.keepalive.is_some());
+}
+
+#[test]
+fn a_full_url() {
+    let config =
+        parse("redis://me:s3cret@10.0.0.1:7000/5?socket_timeout=2.5&fanout_patterns=no", json!({}))
+            .unwrap();
+    assert_eq!((config.address.to_string().as_str(), config.db), ("10.0.0.1:7000", 5));
+    assert_eq!(config.reply_timeout, Duration::from_millis(2500));
+    assert!(!config.fanout_patterns);
+    assert_eq!(config.password.as_deref(), Some("s3cret"));
+    assert!(!format!("{config:?}").contains("s3cret"));
+}
+
+#[test]
+fn sockets() {
+    let config = parse("redis+socket:///tmp/redis.sock?virtual_host=3", json!({})).unwrap();
+    assert_eq!((config.address, config.db), (Address::Unix("/tmp/redis.sock".into()), 3));
+    assert!(error("redis+socket://", json!({})).contains("redis+socket:///path"));
+}
+
+#[test]
+fn kombus_options_are_taken() {
+    let config = parse(
+        "redis://h",
+        json!({
+            "priority_steps": [9, 0], "sep": ":", "global_keyprefix": "app:", "fanout_prefix": "/x{db}.",
+            "socket_keepalive_options": {"4": 60, "TCP_KEEPCNT": 2}, "max_connections": 20,
+            "visibility_timeout": 6, "socket_timeout": null, "unacked_restore_limit": 7,
+        }),
+    )
+    .unwrap();
+    assert_eq!(config.priority_steps, [0, 9]);
+    assert_eq!(config.fanout_prefix, "/x0.");
+    let keepalive = config.dial.keepalive.unwrap();
+    assert_eq!((keepalive.idle.as_secs(), keepalive.count), (60, 2));
+    assert_eq!((config.restore_interval.as_secs(), config.restore_limit), (2, Some(7)));
+}
+
+#[test]
+fn bad_options_are_named() {
+    let text = error("redis://", json!({"visibilty_timeout": 1}));
+    assert!(
+        text.contains("\"visibilty_timeout\"") && text.contains(" visibility_timeout"),
+        "{text}"
+    );
+    for (options, word) in [
+        (json!({"visibility_timeout": "soon"}), "a number of seconds, not a text"),
+        (json!({"visibility_timeout": 0}), "positive"),
+        (json!({"socket_timeout": -1}), "positive"),
+        (json!({"priority_steps": "0,3"}), "a list of whole numbers"),
+        (json!({"priority_steps": []}), "1 to 256"),
+        (json!({"sep": ""}), "not be empty"),
+        (json!({"ack_emulation": "maybe"}), "true or false"),
+        (json!({"master_name": "mymaster"}), "Sentinel"),
+        (json!({"socket_keepalive_options": {"9999": 1}}), "TCP_KEEPIDLE"),
+        (json!({"ssl": {"ssl_cert_reqs": "perhaps"}}), "'required' or 'none'"),
+        (json!({"ssl": {"ssl_ca_certs": "/no/such.pem"}}), "/no/such.pem"),
+    ] {
+        let name = options.as_object().unwrap().keys().next().unwrap().clone();
+        let text = error("redis://", options);
+        assert!(text.contains(word), "{text}");
+        assert!(text.contains(&name), "{text}");
+    }
+    assert!(error("redis://h/mydb", json!({})).contains("\"mydb\""));
+}
+
+#[test]
+fn tls() {
+    let options = json!({"ssl": {"ssl_cert_reqs": 0}});
+    assert!(parse("redis://h", options).unwrap().dial.tls.is_some());
+    assert!(parse("rediss://h?ssl_cert_reqs=none", json!({})).unwrap().dial.tls.is_some());
+}

@@ -1,0 +1,211 @@
+//! The names of Redis keys and channels, as Kombu 5.7 has them.
+
+use super::Config;
+use crate::error::{Error, Result};
+use crate::model::{Binding, Claim, ExchangeKind, Json, Message, Name};
+use crate::routing::kombu_pattern;
+use bytes::Bytes;
+
+impl Config {
+    /// The list of a queue for the most urgent messages has the queue's name, others have the step
+    /// behind it.
+    fn list_of_step(&self, queue: &str, step: i64) -> String {
+        match step {
+            0 => format!("{}{queue}", self.prefix),
+            step => format!("{}{queue}{}{step}", self.prefix, self.sep),
+        }
+    }
+
+    /// All lists of a queue, the most urgent one first.
+    pub(super) fn lists(&self, queue: &str) -> Vec<String> {
+        self.priority_steps.iter().map(|step| self.list_of_step(queue, *step)).collect()
+    }
+
+    /// The step that a message's priority is rounded down to. Priorities are 0 to 9, 0 when there
+    /// is none.
+    pub(super) fn step_of(&self, message: &Message) -> i64 {
+        let priority = message.properties.priority.unwrap_or(0).clamp(0, 9);
+        let above = self.priority_steps.partition_point(|step| *step <= priority);
+        // Below the first step Kombu's arithmetic ends up at the last one.
+        let last = self.priority_steps.len() - 1;
+        self.priority_steps[above.checked_sub(1).unwrap_or(last)]
+    }
+
+    /// The list that a message goes to.
+    pub(super) fn list_for(&self, queue: &str, message: &Message) -> String {
+        self.list_of_step(queue, self.step_of(message))
+    }
+
+    /// The list that a claimed message came from.
+    pub(super) fn list_of_claim(&self, claim: &Claim) -> String {
+        let step = std::str::from_utf8(&claim.handle).ok().and_then(|step| step.parse().ok());
+        self.list_of_step(&claim.queue, step.unwrap_or(0))
+    }
+
+    /// What [`Config::list_of_claim`] reads.
+    pub(super) fn claim_handle(&self, step: i64) -> Bytes {
+        match step {
+            0 => Bytes::new(),
+            step => Bytes::from(step.to_string()),
+        }
+    }
+
+    pub(super) fn unacked(&self) -> String {
+        format!("{}{}", self.prefix, self.unacked_key)
+    }
+
+    pub(super) fn unacked_index(&self) -> String {
+        format!("{}{}", self.prefix, self.unacked_index_key)
+    }
+
+    /// The set of an exchange's bindings.
+    pub(super) fn binding_set(&self, exchange: &str) -> String {
+        format!("{}_kombu.binding.{exchange}", self.prefix)
+    }
+
+    /// The exchange of a key that [`Config::binding_set`] made.
+    pub(super) fn exchange_of<'a>(&self, key: &'a str) -> Option<&'a str> {
+        key.strip_prefix(self.prefix.as_str())?.strip_prefix("_kombu.binding.")
+    }
+
+    /// Its bindings to queues that do not expire: they keep the set from being swept.
+    pub(super) fn permanent_set(&self, exchange: &str) -> String {
+        format!("{}_kombu.binding_permanent.{exchange}", self.prefix)
+    }
+
+    /// When the bindings of expiring queues may be swept: exchange by unix milliseconds.
+    pub(super) fn binding_deadlines(&self) -> String {
+        format!("{}_kombu.binding_deadlines", self.prefix)
+    }
+
+    /// The member that stands for a binding. A fourth part, which stock Kombu never writes, holds
+    /// the arguments of a headers binding.
+    pub(super) fn binding_member(&self, kind: ExchangeKind, binding: &Binding) -> String {
+        let pattern = match kind {
+            ExchangeKind::Topic => kombu_pattern(&binding.routing_key),
+            _ => String::new(),
+        };
+        let sep = &self.sep;
+        let mut member = format!("{}{sep}{pattern}{sep}{}", binding.routing_key, binding.queue);
+        if kind == ExchangeKind::Headers {
+            member.push_str(sep);
+            member.push_str(&String::from_utf8_lossy(binding.arguments.as_bytes()));
+        }
+        member
+    }
+
+    /// Reads a member.
+    pub(super) fn binding_from(&self, exchange: &Name, member: &str) -> Result<Binding> {
+        let mut parts = member.splitn(4, self.sep.as_str());
+        let (Some(routing_key), Some(_pattern), Some(queue)) =
+            (parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Error::decode(format!(
+                "a binding of the exchange '{exchange}' in Redis cannot be read: it has no {:?}",
+                self.sep
+            )));
+        };
+        let arguments = match parts.next() {
+            Some(text) => Json::parse(Bytes::copy_from_slice(text.as_bytes())).map_err(|error| {
+                Error::decode(format!(
+                    "the arguments of a binding of the exchange '{exchange}' in Redis cannot be read"
+                ))
+                .with_source(error)
+            })?,
+            None => Json::empty_object(),
+        };
+        Ok(Binding {
+            exchange: exchange.clone(),
+            routing_key: routing_key.into(),
+            queue: queue.into(),
+            arguments,
+        })
+    }
+
+    /// The channel that a fanout message is published on.
+    pub(super) fn topic(&self, exchange: &str, routing_key: &str) -> String {
+        let (prefix, fanout) = (&self.prefix, &self.fanout_prefix);
+        if routing_key.is_empty() || !self.fanout_patterns {
+            return format!("{prefix}{fanout}{exchange}");
+        }
+        format!("{prefix}{fanout}{exchange}/{routing_key}")
+    }
+
+    /// The pattern that a queue bound to a fanout exchange listens to. `#` and `*` in the binding
+    /// key stand for anything; everything else is meant literally.
+    pub(super) fn topic_pattern(&self, exchange: &str, routing_key: &str) -> String {
+        let literal = |text: &str| {
+            let mut out = String::with_capacity(text.len());
+            for c in text.chars() {
+                if matches!(c, '*' | '?' | '[' | ']' | '\\') {
+                    out.push('\\');
+                }
+                out.push(c);
+            }
+            out
+        };
+        let head = literal(&self.topic(exchange, ""));
+        if routing_key.is_empty() || !self.fanout_patterns {
+            return head;
+        }
+        format!("{head}/{}", routing_key.replace('#', "*"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Url;
+    use crate::transport::schemes::Options;
+
+    fn config(options: &str) -> Config {
+        let options: Options = serde_json::from_str(options).unwrap();
+        Config::parse(&Url::parse("redis://h/3").unwrap(), &options).unwrap()
+    }
+
+    fn message(priority: Option<i64>) -> Message {
+        let mut message = Message::default();
+        message.properties.priority = priority;
+        message
+    }
+
+    #[test]
+    fn lists_by_priority() {
+        let config = config("{}");
+        assert_eq!(config.lists("q"), ["q", "q\x06\x163", "q\x06\x166", "q\x06\x169"]);
+        for (priority, list) in
+            [(None, "q"), (Some(2), "q"), (Some(5), "q\x06\x163"), (Some(99), "q\x06\x169")]
+        {
+            assert_eq!(config.list_for("q", &message(priority)), list);
+        }
+    }
+
+    #[test]
+    fn the_prefix_is_everywhere() {
+        let config = config(r#"{"global_keyprefix": "P:", "sep": "|"}"#);
+        assert_eq!(config.list_for("q", &message(Some(3))), "P:q|3");
+        assert_eq!(config.binding_set("ex"), "P:_kombu.binding.ex");
+        assert_eq!(config.exchange_of("P:_kombu.binding.ex"), Some("ex"));
+        assert_eq!(config.topic("fx", "a.b"), "P:/3.fx/a.b");
+        assert_eq!(config.topic_pattern("f*x", "a.#"), "P:/3.f\\*x/a.*");
+    }
+
+    #[test]
+    fn bindings_are_kombus() {
+        let config = config("{}");
+        let mut binding = Binding {
+            exchange: "ex".into(),
+            routing_key: "a.*.#".into(),
+            queue: "q".into(),
+            arguments: Json::default(),
+        };
+        let member = config.binding_member(ExchangeKind::Topic, &binding);
+        assert_eq!(member, "a.*.#\x06\x16^a\\.[^\\.]+\\..*?$\x06\x16q");
+        assert_eq!(config.binding_from(&binding.exchange, &member).unwrap(), binding);
+        assert_eq!(config.binding_member(ExchangeKind::Direct, &binding), "a.*.#\x06\x16\x06\x16q");
+        binding.arguments = Json::from_valid(&b"{\"x-match\": \"any\"}"[..]);
+        let member = config.binding_member(ExchangeKind::Headers, &binding);
+        assert_eq!(config.binding_from(&binding.exchange, &member).unwrap(), binding);
+        assert!(config.binding_from(&binding.exchange, "junk").is_err());
+    }
+}

@@ -1,0 +1,91 @@
+//! What the keeper does for a store: renews the claims that it holds, and brings back those of
+//! owners that are gone. It goes on while Python is busy, and ends with the store.
+
+use super::shared::{Shared, random_share};
+use crate::error::Result;
+use crate::io::keeper;
+use crate::io::task::sleep_until;
+use crate::model::Name;
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// A store that was dropped is noticed within this.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Starts it.
+///
+/// # Errors
+/// `Limit` when the process can have no more threads.
+pub(super) fn start(shared: &Weak<Shared>) -> Result<()> {
+    keeper::spawn(maintain(shared.clone()))
+}
+
+struct Schedule {
+    every: Duration,
+    next: Instant,
+}
+
+impl Schedule {
+    /// The first time after `delay`, then every `every`, not in step with other workers.
+    fn new(delay: Duration, every: Duration) -> Self {
+        Self { every, next: Instant::now() + delay.mul_f64(0.5 + random_share() / 2.0) }
+    }
+
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.next {
+            return false;
+        }
+        self.next = now + self.every.mul_f64(0.8 + random_share() / 5.0);
+        true
+    }
+}
+
+async fn maintain(shared: Weak<Shared>) {
+    let Some(first) = shared.upgrade() else { return };
+    let third = first.config.visibility_timeout / 3;
+    let restore_every = first.config.restore_interval;
+    drop(first);
+    let mut renewal = Schedule::new(third, third);
+    let mut restoring = Schedule::new(restore_every.min(Duration::from_secs(1)), restore_every);
+    loop {
+        let next = renewal.next.min(restoring.next).min(Instant::now() + TICK);
+        sleep_until(next).await;
+        let Some(shared) = shared.upgrade() else { return };
+        if renewal.is_due()
+            && let Err(error) = renew(&shared).await
+        {
+            tracing::warn!("claims could not be renewed, it is tried again: {error}");
+            renewal.next = Instant::now() + renewal.every.min(Duration::from_secs(1));
+        }
+        // Without a link there is nobody to restore for.
+        if restoring.is_due()
+            && shared.consuming.load(Ordering::Relaxed)
+            && shared.config.ack_emulation
+            && shared.live().is_some()
+        {
+            if let Err(error) = shared.restore_expired().await {
+                tracing::warn!("looking for expired claims failed: {error}");
+            }
+            refresh(&shared).await;
+        }
+    }
+}
+
+async fn renew(shared: &Shared) -> Result<()> {
+    let held: Vec<Name> = shared.held.lock().iter().cloned().collect();
+    shared.renew_tags(&held).await
+}
+
+/// Queues that expire unless they are used are used by consuming.
+async fn refresh(shared: &Shared) {
+    let queues: Vec<Name> = {
+        let declared = shared.declared.lock();
+        let expiring = declared.values().filter(|queue| queue.options.expires.is_some());
+        expiring.map(|queue| queue.name.clone()).collect()
+    };
+    if let Err(error) = shared.refresh_expiry(&queues).await {
+        tracing::debug!("the expiry of queues could not be put off: {error}");
+    }
+}

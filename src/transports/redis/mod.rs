@@ -1,0 +1,39 @@
+//! Redis (6.2 or later, and servers that speak like it), on stock Kombu's keys.
+//!
+//! Old and new workers may share queues: lists, binding sets, `unacked` records and fanout channels
+//! are those of Kombu 5.7. What differs is how they are used: receiving pops and records the claim
+//! in one script, waiting pops nothing (the server tells through client-side caching when a list
+//! changes), held claims are renewed, and one link serves commands, wake-ups and fanout.
+//!
+//! It needs RESP3, scripts and `CLIENT TRACKING`; where a server, proxy or ACL refuses one of them
+//! connecting fails with an error that says which.
+
+mod bindings;
+mod config;
+mod error;
+mod fanout;
+mod keys;
+mod maintenance;
+mod news;
+mod receive;
+mod scripts;
+mod session;
+mod shared;
+mod store;
+mod unacked;
+
+pub use config::Config;
+pub use store::RedisStore;
+
+use crate::error::Result;
+use crate::transport::schemes::Options;
+use crate::transport::{Store, Url};
+use std::sync::Arc;
+
+/// The line of the scheme table: makes a store, does no I/O.
+///
+/// # Errors
+/// `Invalid` or `Type` naming the part of the URL or the option that is wrong.
+pub fn open(url: &Url, options: &Options) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(RedisStore::new(Config::parse(url, options)?)))
+}

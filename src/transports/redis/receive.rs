@@ -1,0 +1,223 @@
+//! Taking messages, and waiting for some without taking any.
+
+use super::error::unexpected;
+use super::scripts::Script;
+use super::session::ScriptCall;
+use super::shared::{Shared, random_share, record_tail};
+use crate::codec::envelope;
+use crate::error::Result;
+use crate::io::task::{sleep_until, watch_until};
+use crate::model::{Claim, Delivery, Name};
+use crate::protocol::resp::{Command, Pipeline, Value};
+use crate::transport::{GetOptions, QueueRef};
+use bytes::Bytes;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Instant;
+
+/// One call takes at most so many: a script keeps the server from everything else.
+const MOST: usize = 1000;
+
+/// One list that is asked for, and what its messages are.
+struct Source<'a> {
+    queue: &'a QueueRef,
+    step: i64,
+    claimed: bool,
+}
+
+impl Shared {
+    /// See [`crate::transport::Store::get`].
+    pub(super) async fn receive(
+        &self,
+        queues: &[QueueRef],
+        options: GetOptions,
+    ) -> Result<Vec<Delivery>> {
+        let session = self.session().await?;
+        let snapshot = options
+            .arm
+            .then(|| self.news.snapshot(queues.iter().map(|q| &q.name), |q| self.config.lists(q)));
+        let max = options.max.clamp(1, MOST);
+        let mut deliveries = Vec::new();
+        for queue in queues {
+            self.take_mail(&queue.name, max - deliveries.len(), &mut deliveries);
+        }
+        if deliveries.len() >= max || queues.is_empty() {
+            self.news.looked(!deliveries.is_empty());
+            return Ok(deliveries);
+        }
+        self.consuming.store(true, Ordering::Relaxed);
+        let (call, sources, tags) =
+            self.receive_call(queues, max - deliveries.len(), options.arm)?;
+        let reply = session.run("to hand out messages", call).await?;
+        let kind = unexpected("the receive script", &reply);
+        let taken = self.deliveries(reply.into_items().ok_or(kind)?, &sources, &tags);
+        self.news.looked(taken.found || !deliveries.is_empty());
+        if !taken.unreadable.is_empty() {
+            // Nobody can do anything with them: kept, they would come again for ever.
+            session.tell(self.settle_commands(&taken.unreadable)).await?;
+        }
+        deliveries.extend(taken.deliveries);
+        if deliveries.is_empty() {
+            if let Some(error) = taken.error {
+                return Err(error);
+            }
+            if let Some(snapshot) = snapshot.filter(|_| !taken.found) {
+                self.news.armed(snapshot);
+            }
+        }
+        Ok(deliveries)
+    }
+
+    fn receive_call<'a>(
+        &self,
+        queues: &'a [QueueRef],
+        max: usize,
+        arm: bool,
+    ) -> Result<(ScriptCall, Vec<Source<'a>>, String)> {
+        let config = &self.config;
+        let tags = self.next_tags();
+        let mut call = ScriptCall::new(Script::Receive);
+        call.key(config.unacked()).key(config.unacked_index());
+        call.arg(max.to_string()).arg(if arm { "1" } else { "0" }).arg(tags.clone());
+        let claimed = |queue: &QueueRef| config.ack_emulation && !queue.no_ack;
+        let tails = queues
+            .iter()
+            .map(|queue| match claimed(queue) {
+                true => record_tail(&queue.name).map(Bytes::from),
+                false => Ok(Bytes::new()),
+            })
+            .collect::<Result<Vec<Bytes>>>()?;
+        let lists: Vec<Vec<String>> =
+            queues.iter().map(|queue| config.lists(&queue.name)).collect();
+        let mut sources = Vec::with_capacity(queues.len() * config.priority_steps.len());
+        for (place, step) in config.priority_steps.iter().enumerate() {
+            for ((queue, lists), tail) in queues.iter().zip(&lists).zip(&tails) {
+                call.key(lists[place].clone()).arg(tail.clone());
+                sources.push(Source { queue, step: *step, claimed: claimed(queue) });
+            }
+        }
+        Ok((call, sources, tags))
+    }
+
+    fn deliveries(&self, items: Vec<Value>, sources: &[Source<'_>], tags: &str) -> Taken {
+        let mut taken = Taken { found: !items.is_empty(), ..Taken::default() };
+        let mut held = Vec::new();
+        let mut items = items.into_iter();
+        let mut number = 0;
+        while let (Some(source), Some(raw)) = (items.next(), items.next()) {
+            number += 1;
+            let source = source.as_int().and_then(|at| sources.get(usize::try_from(at - 1).ok()?));
+            let (Some(source), Some(raw)) = (source, raw.as_bytes()) else { continue };
+            let tag: Name = format!("{tags}{number}").into();
+            match envelope::decode(raw.clone()) {
+                Ok(message) => {
+                    let claim = Claim {
+                        tag: tag.clone(),
+                        queue: source.queue.name.clone(),
+                        handle: self.config.claim_handle(source.step),
+                    };
+                    if source.claimed {
+                        held.push(tag);
+                    }
+                    let settled = !source.claimed;
+                    taken.deliveries.push(Delivery { message, claim, settled });
+                }
+                Err(error) => {
+                    tracing::error!(
+                        "a message of {} bytes in '{}' is dropped: {error}",
+                        raw.len(),
+                        source.queue.name
+                    );
+                    if source.claimed {
+                        taken.unreadable.push(tag);
+                    }
+                    taken.error = Some(error);
+                }
+            }
+        }
+        self.held.lock().extend(held);
+        taken
+    }
+
+    /// See [`crate::transport::Store::ready`].
+    pub(super) async fn wait(&self, queues: &[QueueRef]) -> Result<()> {
+        let Some(session) = self.live() else {
+            return Ok(()); // `get` connects, or says why it cannot
+        };
+        let names = || queues.iter().map(|queue| &queue.name);
+        let safety = Instant::now() + self.news.patience();
+        let news = loop {
+            let mut heard = pin!(self.news.notify.listen());
+            let end = poll_fn(|cx| {
+                // Reads and routes what is there; gone when the link is lost.
+                if let Poll::Ready(error) = session.link().poll_attend(cx) {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                if self.news.is_there(names()) {
+                    return Poll::Ready(Some(Ok(true)));
+                }
+                if Instant::now() >= safety {
+                    return Poll::Ready(Some(Ok(false)));
+                }
+                if heard.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(None); // of another queue, or of ours: look again
+                }
+                watch_until(safety);
+                Poll::Pending
+            })
+            .await;
+            if let Some(end) = end {
+                break end?;
+            }
+        };
+        if !news {
+            self.news.stayed_quiet();
+            return Ok(());
+        }
+        let spread = self.news.wake_up();
+        if !spread.is_zero() {
+            // Others wake for the same message: not all at once.
+            sleep_until(Instant::now() + spread.mul_f64(random_share())).await;
+        }
+        Ok(())
+    }
+
+    /// Queues that expire when they are unused: consuming is a use.
+    pub(super) async fn refresh_expiry(&self, queues: &[Name]) -> Result<()> {
+        let mut pipeline = Pipeline::new();
+        for queue in queues {
+            if let Some(expires) = self.expiry_of(queue) {
+                self.push_expiry(&mut pipeline, queue, expires);
+            }
+        }
+        if pipeline.is_empty() {
+            return Ok(());
+        }
+        self.session().await?.tell(pipeline).await
+    }
+
+    /// Adds the commands that put off a queue's expiry.
+    pub(super) fn push_expiry(
+        &self,
+        pipeline: &mut Pipeline,
+        queue: &str,
+        expires: std::time::Duration,
+    ) {
+        for list in self.config.lists(queue) {
+            pipeline.push(&Command::new("PEXPIRE").arg(list).arg(expires.as_millis().to_string()));
+        }
+    }
+}
+
+/// What one script call brought.
+#[derive(Default)]
+struct Taken {
+    /// Whether there was anything at all.
+    found: bool,
+    deliveries: Vec<Delivery>,
+    /// Tags of claims on messages that cannot be decoded.
+    unreadable: Vec<Name>,
+    error: Option<crate::error::Error>,
+}

@@ -1,0 +1,254 @@
+//! What all users of one store share, in one process.
+
+use super::Config;
+use super::bindings::BindingCache;
+use super::fanout::Fanout;
+use super::maintenance;
+use super::news::News;
+use super::session::Session;
+use crate::error::{Error, Result};
+use crate::io::task::sleep_until;
+use crate::model::{Name, Queue};
+use crate::protocol::resp::Value;
+use crate::transport::Exchanges;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// The state behind a [`super::RedisStore`]; a forked child has its own.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) exchanges: Exchanges,
+    me: Weak<Self>,
+    current: Mutex<Option<Arc<Session>>>,
+    backoff: Mutex<Backoff>,
+    pub(super) news: News,
+    pub(super) fanout: Fanout,
+    pub(super) bindings: BindingCache,
+    /// What this store has bound: queue to exchange and member.
+    pub(super) bindings_of_queues: Mutex<HashMap<Name, HashSet<(Name, String)>>>,
+    /// Tags of the claims that this store holds: their leases are renewed.
+    pub(super) held: Mutex<HashSet<Name>>,
+    /// Queues that were declared here.
+    pub(super) declared: Mutex<HashMap<Name, Queue>>,
+    /// Whether messages were ever taken: then expired claims are looked for.
+    pub(super) consuming: AtomicBool,
+    maintained: AtomicBool,
+    /// First part of all tags of this store, and how many were made.
+    tag_head: String,
+    tag_count: AtomicU64,
+}
+
+/// Failed attempts to connect, in a row.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+impl Shared {
+    /// Not connected yet. A child's knows the exchanges, queues and bindings that the parent's has
+    /// declared.
+    pub(super) fn new(config: Arc<Config>, parent: Option<&Self>) -> Arc<Self> {
+        let shared = Self::empty(config);
+        if let Some(parent) = parent {
+            shared.exchanges.inherit(&parent.exchanges);
+            shared.fanout.inherit(&parent.fanout);
+            // Taken by another thread at the moment of the fork: then it is never given back here.
+            if let Some(declared) = parent.declared.try_lock() {
+                shared.declared.lock().clone_from(&declared);
+            }
+        }
+        shared
+    }
+
+    fn empty(config: Arc<Config>) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            config,
+            exchanges: Exchanges::default(),
+            me: me.clone(),
+            current: Mutex::default(),
+            backoff: Mutex::default(),
+            news: News::default(),
+            fanout: Fanout::default(),
+            bindings: BindingCache::default(),
+            bindings_of_queues: Mutex::default(),
+            held: Mutex::default(),
+            declared: Mutex::default(),
+            consuming: AtomicBool::new(false),
+            maintained: AtomicBool::new(false),
+            tag_head: format!("{:016x}", random()),
+            tag_count: AtomicU64::new(0),
+        })
+    }
+
+    /// The live session, if there is one.
+    pub(super) fn live(&self) -> Option<Arc<Session>> {
+        self.current.lock().as_ref().filter(|session| session.is_alive()).cloned()
+    }
+
+    /// A session: the live one, or a new one. After several failures in a row it waits a little
+    /// before it tries again.
+    pub(super) async fn session(&self) -> Result<Arc<Session>> {
+        if let Some(session) = self.live() {
+            return self.in_step(session).await;
+        }
+        let not_before = self.backoff.lock().not_before;
+        if let Some(not_before) = not_before {
+            sleep_until(not_before).await;
+        }
+        self.connect().await
+    }
+
+    /// As [`Shared::session`], without holding back.
+    ///
+    /// Several callers may connect at the same time; one link is kept. So nobody waits for an
+    /// attempt that its caller has set aside.
+    pub(super) async fn connect(&self) -> Result<Arc<Session>> {
+        if let Some(session) = self.live() {
+            return self.in_step(session).await;
+        }
+        match Session::open(&self.config, self.me.clone()).await {
+            Ok(session) => {
+                *self.backoff.lock() = Backoff::default();
+                let session = self.install(Arc::new(session))?;
+                self.in_step(session).await
+            }
+            Err(error) => {
+                self.backoff.lock().failed();
+                Err(error)
+            }
+        }
+    }
+
+    fn install(&self, session: Arc<Session>) -> Result<Arc<Session>> {
+        let mut current = self.current.lock();
+        if let Some(other) = current.as_ref().filter(|other| other.is_alive()) {
+            return Ok(other.clone());
+        }
+        *current = Some(session.clone());
+        drop(current);
+        // What the server knew of the old link is gone with it.
+        self.bindings.clear();
+        self.news.forget();
+        if !self.maintained.swap(true, Ordering::AcqRel) {
+            maintenance::start(&self.me)?;
+        }
+        Ok(session)
+    }
+
+    /// Sees to it that the server knows the fanout subscriptions.
+    async fn in_step(&self, session: Arc<Session>) -> Result<Arc<Session>> {
+        let state = self.fanout.state();
+        if session.topics.load(Ordering::Acquire) != state {
+            let topics = self.fanout.topics();
+            if !topics.is_empty() {
+                session.subscribe("PSUBSCRIBE", &topics).await?;
+            }
+            session.topics.store(state, Ordering::Release);
+        }
+        Ok(session)
+    }
+
+    /// Gives everything up that lives in this process only.
+    pub(super) fn close(&self) {
+        let session = self.current.lock().take();
+        if let Some(session) = session {
+            session.link().close("it was closed by this program");
+        }
+        self.held.lock().clear();
+        self.fanout.clear();
+        self.news.forget();
+    }
+
+    /// A push from the server. Called while the link is locked.
+    pub(super) fn pushed(&self, items: Vec<Value>) {
+        let mut items = items.into_iter();
+        let Some(kind) = items.next() else { return };
+        match kind.as_bytes().map(|kind| kind.as_ref()) {
+            Some(b"invalidate") => match items.next() {
+                Some(Value::Array(keys)) => {
+                    for key in keys.iter().filter_map(Value::as_bytes) {
+                        self.key_changed(key);
+                    }
+                }
+                // The whole database was flushed.
+                _ => {
+                    self.bindings.clear();
+                    self.news.forget();
+                }
+            },
+            Some(b"pmessage") => {
+                let mut text = || items.next().and_then(|item| item.as_bytes().cloned());
+                let (pattern, _channel, payload) = (text(), text(), text());
+                if let (Some(pattern), Some(payload)) = (pattern, payload) {
+                    for queue in self.fanout.received(&pattern, payload) {
+                        self.news.queue_changed(&queue);
+                    }
+                }
+            }
+            _ => {} // answers to subscriptions
+        }
+    }
+
+    fn key_changed(&self, key: &[u8]) {
+        if self.news.key_changed(key) {
+            return;
+        }
+        let exchange = std::str::from_utf8(key).ok().and_then(|key| self.config.exchange_of(key));
+        if let Some(exchange) = exchange {
+            self.bindings.remove(exchange);
+        }
+    }
+
+    /// The first part of the tags of one `get`.
+    pub(super) fn next_tags(&self) -> String {
+        let count = self.tag_count.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{count:x}-", self.tag_head)
+    }
+
+    /// After how long of being unused a queue expires, if it was declared so here.
+    pub(super) fn expiry_of(&self, queue: &str) -> Option<Duration> {
+        self.declared.lock().get(queue).and_then(|queue| queue.options.expires)
+    }
+}
+
+impl Backoff {
+    /// The first failure costs nothing; then 0.1 s, 0.2 s and so on up to 2 s, with a random half off.
+    fn failed(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures > 1 {
+            let longest = Duration::from_millis(100 << (self.failures - 2).min(5));
+            let delay = longest.min(Duration::from_secs(2)).mul_f64(0.5 + random_share() / 2.0);
+            self.not_before = Some(Instant::now() + delay);
+        }
+    }
+}
+
+/// Sixty-four random bits, from the kernel: a forked child must not repeat its parent's.
+pub(super) fn random() -> u64 {
+    let mut bits = 0u64;
+    // SAFETY: writes up to eight bytes into a live u64.
+    let got = unsafe { libc::getrandom((&raw mut bits).cast(), 8, 0) };
+    if got == 8 {
+        return bits;
+    }
+    // No entropy yet (early boot): the clock and the process will do.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_nanos() as u64) ^ (u64::from(std::process::id()) << 40)
+}
+
+/// A random number from 0 to 1.
+pub(super) fn random_share() -> f64 {
+    (random() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// The text of a queue's record after the message: `, "", "<queue>"]`.
+pub(super) fn record_tail(queue: &str) -> Result<String> {
+    let name = serde_json::to_string(queue)
+        .map_err(|error| Error::internal("a name cannot be written").with_source(error))?;
+    Ok(format!(", \"\", {name}]"))
+}

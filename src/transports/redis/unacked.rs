@@ -1,0 +1,270 @@
+//! Claims: settled, given back, renewed, and taken from owners who are gone.
+
+use super::error::unexpected;
+use super::scripts::Script;
+use super::session::ScriptCall;
+use super::shared::{Shared, record_tail};
+use crate::codec::envelope;
+use crate::error::Result;
+use crate::model::{Claim, Name, Release};
+use crate::protocol::resp::{Command, Pipeline, Value};
+use crate::routing::topic_matches;
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+/// Claims in one script call: enough to be fast, few enough not to keep the server busy.
+const BATCH: usize = 200;
+
+/// A claim that was not renewed.
+struct Expired {
+    tag: String,
+    score: String,
+    record: Option<Bytes>,
+}
+
+impl Shared {
+    /// The commands that end claims.
+    pub(super) fn settle_commands(&self, tags: &[Name]) -> Pipeline {
+        let mut pipeline = Pipeline::new();
+        let text = || tags.iter().map(|tag| tag.as_bytes());
+        pipeline.push(&Command::new("ZREM").arg(self.config.unacked_index()).args(text()));
+        pipeline.push(&Command::new("HDEL").arg(self.config.unacked()).args(text()));
+        pipeline
+    }
+
+    /// Ends claims: the commands are with the kernel when this returns, the answers are checked
+    /// when somebody reads them. Claims outlive links, so a new link will do.
+    pub(super) async fn settle(&self, claims: &[Claim]) -> Result<()> {
+        let tags = self.let_go(claims);
+        if tags.is_empty() {
+            return Ok(());
+        }
+        let pipeline = self.settle_commands(&tags);
+        self.session().await?.tell(pipeline).await
+    }
+
+    /// Forgets that claims are held; those that were.
+    fn let_go(&self, claims: &[Claim]) -> Vec<Name> {
+        let mut held = self.held.lock();
+        claims.iter().filter_map(|claim| held.take(&claim.tag)).collect()
+    }
+
+    /// See [`crate::transport::Store::release`].
+    pub(super) async fn give_back(&self, claims: &[Claim], how: Release) -> Result<()> {
+        if how == Release::Discard {
+            return self.settle(claims).await;
+        }
+        let held: Vec<&Claim> = {
+            let mut held = self.held.lock();
+            claims.iter().filter(|claim| held.remove(&claim.tag)).collect()
+        };
+        // The last one that goes to the head of a list is the first to come out.
+        let last_first: Vec<&Claim> = held.into_iter().rev().collect();
+        for batch in last_first.chunks(BATCH) {
+            match how {
+                Release::Requeue => self.requeue(batch).await?,
+                _ => self.unseen(batch).await?,
+            }
+        }
+        for claim in claims {
+            self.news.queue_changed(&claim.queue);
+        }
+        Ok(())
+    }
+
+    fn call_on_claims(&self, script: Script) -> ScriptCall {
+        let mut call = ScriptCall::new(script);
+        call.key(self.config.unacked()).key(self.config.unacked_index());
+        call
+    }
+
+    async fn unseen(&self, claims: &[&Claim]) -> Result<()> {
+        let mut call = self.call_on_claims(Script::Unseen);
+        for claim in claims {
+            call.key(self.config.list_of_claim(claim));
+            call.arg(claim.tag.to_string()).arg(record_tail(&claim.queue)?.len().to_string());
+        }
+        self.session().await?.run("to take messages back", call).await?;
+        Ok(())
+    }
+
+    async fn requeue(&self, claims: &[&Claim]) -> Result<()> {
+        let session = self.session().await?;
+        let tags = claims.iter().map(|claim| claim.tag.as_bytes());
+        let command = Command::new("HMGET").arg(self.config.unacked()).args(tags);
+        let reply = session.call("to read claims", &command).await?;
+        let kind = unexpected("HMGET", &reply);
+        let records = reply.into_items().ok_or(kind)?;
+        let mut call = self.call_on_claims(Script::Requeue);
+        let mut count = 0;
+        for (claim, record) in claims.iter().zip(&records) {
+            // Missing: it has expired, and somebody has restored it.
+            let Some(record) = record.as_bytes() else { continue };
+            let tail = record_tail(&claim.queue)?;
+            let Some(raw) = record.len().checked_sub(tail.len()).and_then(|end| record.get(1..end))
+            else {
+                continue;
+            };
+            call.key(self.config.list_of_claim(claim));
+            call.arg(claim.tag.to_string()).arg(redelivered(raw));
+            count += 1;
+        }
+        if count > 0 {
+            session.run("to requeue messages", call).await?;
+        }
+        Ok(())
+    }
+
+    /// Renews the lease on claims.
+    pub(super) async fn renew_tags(&self, tags: &[Name]) -> Result<()> {
+        if tags.is_empty() {
+            return Ok(());
+        }
+        let session = self.session().await?;
+        for batch in tags.chunks(BATCH * 5) {
+            let mut call = ScriptCall::new(Script::Renew);
+            call.key(self.config.unacked_index());
+            for tag in batch {
+                call.arg(tag.to_string());
+            }
+            session.run("to renew claims", call).await?;
+        }
+        Ok(())
+    }
+
+    /// See [`crate::transport::Store::restore`].
+    pub(super) async fn restore_expired(&self) -> Result<usize> {
+        let limit = self.config.restore_limit.unwrap_or(usize::MAX);
+        let mut restored = 0;
+        while restored < limit {
+            let size = BATCH.min(limit - restored);
+            let batch = self.expired(size).await?;
+            if batch.is_empty() {
+                break;
+            }
+            restored += self.move_back(&batch).await?;
+            if batch.len() < size {
+                break;
+            }
+        }
+        if restored > 0 {
+            tracing::warn!("{restored} messages that nobody acknowledged in time are queued again");
+        }
+        Ok(restored)
+    }
+
+    async fn expired(&self, count: usize) -> Result<Vec<Expired>> {
+        let mut call = self.call_on_claims(Script::Expired);
+        call.arg(format!("{:.6}", self.config.visibility_timeout.as_secs_f64()));
+        call.arg(count.to_string());
+        let reply = self.session().await?.run("to list expired claims", call).await?;
+        let kind = unexpected("the script for expired claims", &reply);
+        let items = reply.into_items().ok_or(kind)?;
+        let text =
+            |value: &Value| value.as_bytes().map(|text| String::from_utf8_lossy(text).into_owned());
+        Ok(items
+            .chunks_exact(3)
+            .filter_map(|item| {
+                Some(Expired {
+                    tag: text(&item[0])?,
+                    score: text(&item[1])?,
+                    record: item[2].as_bytes().cloned(),
+                })
+            })
+            .collect())
+    }
+
+    async fn move_back(&self, batch: &[Expired]) -> Result<usize> {
+        let mut call = self.call_on_claims(Script::Restore);
+        let mut queues = Vec::new();
+        for claim in batch {
+            let mut copies = Vec::new();
+            if let Some(record) = &claim.record {
+                copies = self.destinations(&claim.tag, record).await?;
+            }
+            let first = copies.pop();
+            let (list, message) = match first {
+                Some((queue, list, message)) => {
+                    queues.push(queue);
+                    (list, message)
+                }
+                None => (self.config.unacked(), Vec::new()),
+            };
+            call.key(list).arg(claim.tag.clone()).arg(claim.score.clone()).arg(message);
+        }
+        let reply = self.session().await?.run("to restore messages", call).await?;
+        let restored = reply.as_int().and_then(|n| usize::try_from(n).ok());
+        for queue in queues {
+            self.news.queue_changed(&queue);
+        }
+        restored.ok_or_else(|| unexpected("the restore script", &reply))
+    }
+
+    /// Where a record goes to: queue, list and message. Ours name the queue; those of stock Kombu
+    /// name the exchange that the message came from, which says how to route it again.
+    async fn destinations(
+        &self,
+        tag: &str,
+        record: &Bytes,
+    ) -> Result<Vec<(Name, String, Vec<u8>)>> {
+        let parsed = serde_json::from_slice::<(&RawValue, Option<String>, Option<String>)>(record);
+        let (raw, exchange, routing_key) = match parsed {
+            Ok((raw, exchange, key)) => {
+                (raw.get(), exchange.unwrap_or_default(), key.unwrap_or_default())
+            }
+            Err(error) => {
+                tracing::error!("the claim '{tag}' cannot be read and stays: {error}");
+                return Ok(Vec::new());
+            }
+        };
+        let Ok(mut message) = envelope::decode(Bytes::copy_from_slice(raw.as_bytes())) else {
+            tracing::error!("the message of the claim '{tag}' cannot be read and stays");
+            return Ok(Vec::new());
+        };
+        message.redelivered = true;
+        let queues: Vec<Name> = if exchange.is_empty() {
+            vec![routing_key.into()]
+        } else {
+            self.route_again(&exchange, &routing_key).await?
+        };
+        if queues.is_empty() {
+            tracing::error!(
+                "the claim '{tag}' stays: the exchange '{exchange}' has no binding for it any more"
+            );
+        }
+        let payload = envelope::encode(&message);
+        Ok(queues
+            .into_iter()
+            .map(|queue| {
+                let list = self.config.list_for(&queue, &message);
+                (queue, list, payload.clone())
+            })
+            .collect())
+    }
+
+    /// A direct or a topic exchange: the table does not say which, but a key that is equal matches
+    /// in both.
+    async fn route_again(&self, exchange: &str, routing_key: &str) -> Result<Vec<Name>> {
+        let table = self.table(&exchange.into()).await?;
+        let mut queues: Vec<Name> = Vec::new();
+        for binding in table.iter() {
+            let matches = *binding.routing_key == *routing_key
+                || topic_matches(&binding.routing_key, routing_key);
+            if matches && !queues.contains(&binding.queue) {
+                queues.push(binding.queue.clone());
+            }
+        }
+        Ok(queues)
+    }
+}
+
+/// The message marked as delivered before; as it is when it cannot be read.
+fn redelivered(raw: &[u8]) -> Vec<u8> {
+    match envelope::decode(Bytes::copy_from_slice(raw)) {
+        Ok(mut message) => {
+            message.redelivered = true;
+            envelope::encode(&message)
+        }
+        Err(_) => raw.to_vec(),
+    }
+}
