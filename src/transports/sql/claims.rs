@@ -12,9 +12,9 @@
 
 use crate::error::{Error, Result};
 use crate::io::fork::ForkFd;
-use std::ffi::CString;
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::fs::File;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bits of an owner number below the mark of its file.
@@ -59,19 +59,17 @@ impl ClaimsFile {
             .with_source(error)
         };
         // As SQLite does for its own side files: whoever may use the database may use this.
-        let mode = stat(database).map_or(0o644, |known| known.st_mode & 0o777);
-        let c_path = CString::new(path.as_os_str().as_bytes())
-            .map_err(|_| Error::invalid("the database path contains a zero byte"))?;
-        // SAFETY: a valid C string and integer arguments.
-        let fd = unsafe {
-            libc::open(c_path.as_ptr(), libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC, mode)
-        };
-        if fd < 0 {
-            return Err(failed(std::io::Error::last_os_error()));
-        }
-        let fd = ForkFd::new(fd);
-        let known = fstat(fd.as_raw_fd()).map_err(failed)?;
-        Ok(Self { fd, path, identity: (known.st_dev, known.st_ino) })
+        let mode = std::fs::metadata(database).map_or(0o644, |known| known.mode() & 0o777);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode)
+            .open(&path)
+            .map_err(failed)?;
+        let known = file.metadata().map_err(failed)?;
+        Ok(Self { fd: ForkFd::new(file.into_raw_fd()), path, identity: (known.dev(), known.ino()) })
     }
 
     /// Where the file is.
@@ -81,7 +79,7 @@ impl ClaimsFile {
 
     /// Whether the path still leads to the file that is open here.
     pub(super) fn is_in_place(&self) -> bool {
-        stat(&self.path).is_ok_and(|known| (known.st_dev, known.st_ino) == self.identity)
+        std::fs::metadata(&self.path).is_ok_and(|known| (known.dev(), known.ino()) == self.identity)
     }
 
     /// A new owner number, locked.
@@ -149,29 +147,6 @@ impl ClaimsFile {
             return Err(std::io::Error::last_os_error());
         }
         Ok(lock)
-    }
-}
-
-fn stat(path: &Path) -> std::io::Result<libc::stat> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: a valid C string and a live stat buffer; all-zero is a valid stat.
-    unsafe {
-        let mut found: libc::stat = std::mem::zeroed();
-        if libc::stat(path.as_ptr(), &raw mut found) < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        Ok(found)
-    }
-}
-
-fn fstat(fd: RawFd) -> std::io::Result<libc::stat> {
-    // SAFETY: a live stat buffer; all-zero is a valid stat.
-    unsafe {
-        let mut found: libc::stat = std::mem::zeroed();
-        if libc::fstat(fd, &raw mut found) < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        Ok(found)
     }
 }
 

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ pub struct SqlStore {
     /// Its number at the database, 0 when not attached, and the process that it was attached in.
     number: AtomicU64,
     generation: AtomicU64,
+    /// The last `get` found something, so the next one need not look before it takes.
+    flowing: AtomicBool,
     /// The database's epoch before the last `get` that found nothing.
     armed: AtomicU64,
 }
@@ -58,6 +60,7 @@ impl SqlStore {
             config,
             number: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            flowing: AtomicBool::new(false),
             armed: AtomicU64::new(0),
         }
     }
@@ -163,6 +166,41 @@ impl SqlStore {
         drop(session);
         wake(woken);
         Ok(any)
+    }
+
+    /// Claims what is ready, in one transaction.
+    async fn take(&self, queues: &[QueueRef], max: usize) -> Result<Vec<Taken>> {
+        self.write("taking messages", |connection, schema, owner| {
+            let mut taken = Vec::new();
+            for (number, queue) in queues.iter().enumerate() {
+                let left = max.max(1).saturating_sub(taken.len());
+                if left == 0 {
+                    break;
+                }
+                let first = taken.len();
+                let mut select = connection.prepare_cached(&schema.select_ready)?;
+                let mut rows = select.query((&*queue.name, left as i64))?;
+                while let Some(row) = rows.next()? {
+                    let payload = row.get_ref(1)?.as_bytes().unwrap_or_default();
+                    let payload = Bytes::copy_from_slice(payload);
+                    taken.push(Taken { id: row.get(0)?, payload, queue: number });
+                }
+                drop(rows);
+                if queue.no_ack {
+                    let mut take = connection.prepare_cached(&schema.take)?;
+                    for row in &taken[first..] {
+                        take.execute([row.id])?;
+                    }
+                } else {
+                    let mut claim = connection.prepare_cached(&schema.claim)?;
+                    for row in &taken[first..] {
+                        claim.execute([owner, row.id])?;
+                    }
+                }
+            }
+            Ok((taken, false))
+        })
+        .await
     }
 
     /// Puts aside what cannot be read, so that it is not tried for ever.
@@ -292,44 +330,29 @@ impl Store for SqlStore {
     }
 
     async fn get(&self, queues: &[QueueRef], options: GetOptions) -> Result<Vec<Delivery>> {
-        let found = self
-            .patiently("looking for messages", |session| self.look(queues, options.arm, session))
-            .await?;
-        if !found {
-            return Ok(Vec::new());
-        }
-        let taken = self
-            .write("taking messages", |connection, schema, owner| {
-                let mut taken = Vec::new();
-                for (number, queue) in queues.iter().enumerate() {
-                    let left = options.max.max(1).saturating_sub(taken.len());
-                    if left == 0 {
-                        break;
-                    }
-                    let first = taken.len();
-                    let mut select = connection.prepare_cached(&schema.select_ready)?;
-                    let mut rows = select.query((&*queue.name, left as i64))?;
-                    while let Some(row) = rows.next()? {
-                        let payload = row.get_ref(1)?.as_bytes().unwrap_or_default();
-                        let payload = Bytes::copy_from_slice(payload);
-                        taken.push(Taken { id: row.get(0)?, payload, queue: number });
-                    }
-                    drop(rows);
-                    if queue.no_ack {
-                        let mut take = connection.prepare_cached(&schema.take)?;
-                        for row in &taken[first..] {
-                            take.execute([row.id])?;
-                        }
-                    } else {
-                        let mut claim = connection.prepare_cached(&schema.claim)?;
-                        for row in &taken[first..] {
-                            claim.execute([owner, row.id])?;
-                        }
-                    }
-                }
-                Ok((taken, false))
+        let mut taken = Vec::new();
+        if self.flowing.load(Ordering::Relaxed) {
+            self.patiently("looking after dead owners", |mut session| {
+                let woken = session.inner.catch_up_if_due(Instant::now())?;
+                drop(session);
+                wake(woken);
+                Ok(())
             })
             .await?;
+            taken = self.take(queues, options.max).await?;
+        }
+        if taken.is_empty() {
+            // Looking needs no lock: an idle consumer does not get in anybody's way.
+            let found = self
+                .patiently("looking for messages", |session| {
+                    self.look(queues, options.arm, session)
+                })
+                .await?;
+            if found {
+                taken = self.take(queues, options.max).await?;
+            }
+        }
+        self.flowing.store(!taken.is_empty(), Ordering::Relaxed);
         let mut deliveries = Vec::with_capacity(taken.len());
         let mut unreadable: Option<(Error, Vec<i64>)> = None;
         for row in taken {

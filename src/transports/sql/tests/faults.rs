@@ -112,3 +112,16 @@ fn a_claims_file_that_is_removed() {
     let left: i64 = stranger(&dir.database()).query_row(count, [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0);
 }
+
+#[test]
+fn a_database_that_is_removed() {
+    let dir = Dir::new();
+    let store = open(&dir.database());
+    put(&store, "q", ["gone"]);
+    for suffix in ["", "-shm", "-wal"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", dir.database().display()));
+    }
+    put(&store, "q", ["new"]);
+    assert_eq!(bodies(&get(&store, "q", 9)), ["new"]);
+    assert!(dir.database().exists());
+}
