@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty
-from time import monotonic
+from time import sleep
 from types import GeneratorType
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..utils.eventio import ERR, READ, WRITE, poll
 from ..utils.functional import maybe_list
 from ..utils.objects import cached_property
 from .promise import promise
-from .timer import DEFAULT_MAX_INTERVAL, Timer
+from .timer import Timer
 from .waker import Waker
 
 __all__ = ('Hub', 'get_event_loop', 'set_event_loop')
@@ -94,6 +94,7 @@ class Hub:
         self._waker: Waker | None = None
         self._wake_pending = False
         self._loop_thread: int | None = None
+        self._more_timers = False       # the last turn left some that may be due
         self._loop: Generator[None, None, None] | None = None
         self._poller: Any = None
         self._create_poller()
@@ -245,6 +246,7 @@ class Hub:
         Returns:
             Seconds until the next is due.
         """
+        self._more_timers = False
         delay = None
         if not self.timer._queue:
             return max_delay
@@ -264,6 +266,8 @@ class Hub:
                 logger.error('Error in timer: %r', exc, exc_info=True)
             except Exception as exc:
                 logger.error('Error in timer: %r', exc, exc_info=True)
+        else:
+            self._more_timers = True
         return min(delay or min_delay, max_delay)
 
     @cached_property
@@ -393,15 +397,23 @@ class Hub:
             if self._ready:
                 # Something to do is there already: look what else is, but do not wait.
                 timeout = 0
-            elif timeout > IDLE_INTERVAL and not (self.readers or self.writers):
-                timeout = IDLE_INTERVAL
-            try:
-                events = self.poller.poll(timeout)
-            except ValueError:          # closed meanwhile
-                return
-            if events:
-                self._handle_events(events, generator)
+            if self.readers or self.writers:
+                try:
+                    events = self.poller.poll(timeout)
+                except ValueError:      # closed meanwhile
+                    return
+                if events:
+                    self._handle_events(events, generator)
+            else:
+                self._wait_for_wakeup(min(timeout, IDLE_INTERVAL))
             yield
+
+    def _wait_for_wakeup(self, timeout: float) -> None:
+        waker = self._waker
+        if waker is None:               # closed meanwhile
+            sleep(timeout)
+        elif waker.wait(timeout):
+            self._on_wakeup(waker)
 
     def _run_ready(self) -> None:
         todos = self._pop_ready()
@@ -419,15 +431,10 @@ class Hub:
 
     def _run_timers(self) -> float:
         """Fire timers that are due and return the seconds that may be waited for the next."""
-        timer = self.timer
-        if not timer._queue:
+        if not self.timer._queue:
             return POLL_INTERVAL
-        wait = timer._queue[0][0] - monotonic()
-        if wait <= 0:
-            wait = self.fire_timers(propagate=self.propagate_errors)
-            if timer._queue and timer._queue[0][0] <= monotonic():
-                return 0                # more were due than one turn fires
-        return min(wait, DEFAULT_MAX_INTERVAL)
+        delay = self.fire_timers(propagate=self.propagate_errors)
+        return 0 if self._more_timers else delay
 
     def _handle_events(self, events: Iterable[tuple[int, int]], generator: Any) -> None:
         consolidated = []

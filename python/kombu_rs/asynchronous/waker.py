@@ -1,7 +1,9 @@
 """Waking an event loop from another thread."""
 from __future__ import annotations
 
+import math
 import os
+import select
 import socket
 from contextlib import suppress
 
@@ -27,6 +29,13 @@ class Waker:
         """Wake the loop. Does nothing if it is being woken already, or gone."""
         with suppress(OSError):     # full, which wakes as well, or closed
             self.writer.send(b'\0')
+
+    def wait(self, timeout: float) -> bool:
+        """Wait at most ``timeout`` seconds; return true if somebody calls :meth:`wake`."""
+        # Looked up now: gevent and eventlet replace it in the module.
+        poller = select.poll()
+        poller.register(self.reader, select.POLLIN)
+        return bool(poller.poll(math.ceil(timeout * 1000)))
 
     def drain(self) -> None:
         """Take the bytes out again."""

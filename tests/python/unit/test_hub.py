@@ -85,7 +85,8 @@ def test_error_reaches_whoever_watches(hub):
 
 def test_event_without_a_callback_is_removed(hub, pair):
     hub.add_reader(pair.near, lambda: None)
-    hub.readers.clear()
+    hub.add_reader(pair.far, lambda: None)
+    del hub.readers[pair.near.fileno()]
     pair.far.send(b'x')
     hub.run_once()
     assert not hub.poller.poll(0)
@@ -133,9 +134,10 @@ def test_consolidated_descriptors_come_together(hub, pair):
     assert [sorted(call) for call in calls] == [sorted([pair.near.fileno(), pair.far.fileno()])]
 
 
-def test_callbacks_that_wait_are_not_kept_waiting(hub):
+def test_callbacks_that_wait_are_not_kept_waiting(hub, pair):
     """A turn does not wait for files while there is something to do."""
     timeouts = spy_on(hub)
+    hub.add_reader(pair.near, lambda: None)
     hub.call_soon(hub.call_soon, lambda: None)
     next(hub.loop)
     assert timeouts == [0]
@@ -143,8 +145,9 @@ def test_callbacks_that_wait_are_not_kept_waiting(hub):
     assert timeouts[1] > 0
 
 
-def test_more_timers_than_one_turn_fires_are_not_kept_waiting(hub):
+def test_more_timers_than_one_turn_fires_are_not_kept_waiting(hub, pair):
     timeouts = spy_on(hub)
+    hub.add_reader(pair.near, lambda: None)
     fired = []
     for number in range(25):
         hub.call_later(-1, fired.append, number)
@@ -181,6 +184,16 @@ def test_call_soon_from_another_thread_wakes_the_loop(hub, pair):
     thread.join()
     assert seen == ['woken']
     assert time.monotonic() - started < 0.9     # the loop polls for a second otherwise
+
+
+def test_call_soon_wakes_a_loop_that_watches_nothing(hub):
+    next(hub.loop)
+    thread = threading.Timer(0.01, hub.call_soon, [lambda: None])
+    thread.start()
+    started = time.monotonic()
+    assert hub._waker.wait(DEADLINE)
+    assert time.monotonic() - started < DEADLINE / 2
+    thread.join()
 
 
 def test_wake_ups_from_many_threads_lose_nothing(hub):
