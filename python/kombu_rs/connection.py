@@ -739,7 +739,7 @@ class Connection(Retrying):
     def recoverable_connection_errors(self) -> tuple[type[BaseException], ...]:
         """Errors after which connecting again may help."""
         try:
-            return self.get_transport_cls().recoverable_connection_errors
+            return exceptions.with_amqp(self.get_transport_cls().recoverable_connection_errors)
         except AttributeError:
             # A transport that does not tell: all of them may be.
             return self.connection_errors + self.channel_errors
@@ -748,19 +748,19 @@ class Connection(Retrying):
     def recoverable_channel_errors(self) -> tuple[type[BaseException], ...]:
         """Errors after which the same connection may be used with a new channel."""
         try:
-            return self.get_transport_cls().recoverable_channel_errors
+            return exceptions.with_amqp(self.get_transport_cls().recoverable_channel_errors)
         except AttributeError:
             return ()
 
     @cached_property
     def connection_errors(self) -> tuple[type[BaseException], ...]:
         """Errors of a lost or refused connection."""
-        return self.get_transport_cls().connection_errors
+        return exceptions.with_amqp(self.get_transport_cls().connection_errors)
 
     @cached_property
     def channel_errors(self) -> tuple[type[BaseException], ...]:
         """Errors that close a channel."""
-        return self.get_transport_cls().channel_errors
+        return exceptions.with_amqp(self.get_transport_cls().channel_errors)
 
     @property
     def supports_heartbeats(self) -> bool:

@@ -135,7 +135,20 @@ class AMQPError(_AMQPRoot):
         reply_code: int | None = None,
     ) -> None:
         if not _adopted:
-            _adopt_amqp()
+            def with_amqp(errors: tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:
+    """Return ``errors`` and, if the program has imported py-amqp, its classes for ours among them.
+
+    For the tuples that connections offer to ``except``: code that has to do
+    with py-amqp raises its classes, which ours are only subclasses of.
+    """
+    amqp = sys.modules.get('amqp.exceptions')
+    if amqp is None:
+        return errors
+    theirs = [getattr(amqp, cls.__name__, cls) for cls in errors if cls in _AMQP_CLASSES]
+    return (*errors, *theirs) if theirs else errors
+
+
+_adopt_amqp()
         self.message = self.reply_text = reply_text
         self.reply_code = reply_code or self.code
         self.method_sig = method_sig
@@ -341,6 +354,19 @@ def _adopt_amqp() -> None:
     for ours in _AMQP_CLASSES:      # bases before subclasses, or the MRO would not linearise
         parents = tuple(base for base in ours.__bases__ if base is not _AMQPRoot)
         ours.__bases__ = (*parents, getattr(amqp, ours.__name__))
+
+
+def with_amqp(errors: tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:
+    """Return ``errors`` and, if the program has imported py-amqp, its classes for ours among them.
+
+    For the tuples that connections offer to ``except``: code that has to do
+    with py-amqp raises its classes, which ours are only subclasses of.
+    """
+    amqp = sys.modules.get('amqp.exceptions')
+    if amqp is None:
+        return errors
+    theirs = [getattr(amqp, cls.__name__, cls) for cls in errors if cls in _AMQP_CLASSES]
+    return (*errors, *theirs) if theirs else errors
 
 
 _adopt_amqp()

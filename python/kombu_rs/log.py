@@ -157,7 +157,7 @@ def setup_logging(loglevel: Any = None, logfile: Any = None) -> logging.Logger:
     logger = logging.getLogger()
     if logger.handlers:
         return logger
-    target = logfile if logfile is not None else sys.__stderr__
+    target: Any = logfile if logfile is not None else sys.__stderr__
     if hasattr(target, 'write'):
         handler: logging.Handler = logging.StreamHandler(target)
     else:

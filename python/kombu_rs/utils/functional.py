@@ -78,11 +78,11 @@ class LRUCache(UserDict):
         with self.mutex:
             return self.data.popitem(last)
 
-    def incr(self, key: Any, delta: int = 1) -> str:
+    def incr(self, key: Any, delta: int = 1) -> int:
         """Add ``delta`` to the number at ``key``, which is stored as text."""
         with self.mutex:
-            value = str(int(self.data[key]) + delta)
-            self[key] = value
+            value = int(self.data[key]) + delta
+            self[key] = str(value)
             return value
 
     def _shrink(self) -> None:

@@ -75,6 +75,9 @@ for cls in ours._AMQP_CLASSES:
         raise cls("text", (1, 2), "m", 7)
     except getattr(theirs, cls.__name__) as exc:
         assert isinstance(exc, theirs.AMQPError) and exc.reply_code == 7, exc
+caught = ours.with_amqp((OSError, ours.ChannelError))
+assert caught == (OSError, ours.ChannelError, theirs.ChannelError), caught
+assert ours.with_amqp((OSError,)) == (OSError,)
 assert issubclass(ours.InconsistencyError, theirs.ConnectionError)
 assert not issubclass(ours.ConnectionError, theirs.ChannelError)
 print("caught")

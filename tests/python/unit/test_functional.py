@@ -109,7 +109,8 @@ def test_lru_cache():
     assert cache['a'] == '1'            # now b is the one not used for longest
     cache['c'] = '3'
     assert list(cache) == ['a', 'c']
-    assert cache.incr('a') == '2'
+    assert cache.incr('a') == 2
+    assert cache['a'] == '2'
     assert pickle.loads(pickle.dumps(cache)) == cache
     with pytest.raises(KeyError):
         cache['b']
