@@ -135,20 +135,7 @@ class AMQPError(_AMQPRoot):
         reply_code: int | None = None,
     ) -> None:
         if not _adopted:
-            def with_amqp(errors: tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:
-    """Return ``errors`` and, if the program has imported py-amqp, its classes for ours among them.
-
-    For the tuples that connections offer to ``except``: code that has to do
-    with py-amqp raises its classes, which ours are only subclasses of.
-    """
-    amqp = sys.modules.get('amqp.exceptions')
-    if amqp is None:
-        return errors
-    theirs = [getattr(amqp, cls.__name__, cls) for cls in errors if cls in _AMQP_CLASSES]
-    return (*errors, *theirs) if theirs else errors
-
-
-_adopt_amqp()
+            _adopt_amqp()
         self.message = self.reply_text = reply_text
         self.reply_code = reply_code or self.code
         self.method_sig = method_sig
