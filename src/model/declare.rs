@@ -47,7 +47,7 @@ pub struct QueueOptions {
 }
 
 /// A declared queue.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Queue {
     /// Its name.
     pub name: Name,

@@ -72,7 +72,7 @@ impl Url {
         };
         Ok(Self {
             transport: scheme.to_ascii_lowercase(),
-            hostname: decoded(&hostname),
+            hostname,
             port,
             userid: decoded(userid),
             password: decoded(password),
@@ -193,7 +193,7 @@ fn masked(text: &str) -> String {
     format!("{head}{rest}")
 }
 
-fn host_and_port(place: &str) -> Result<(String, Option<u16>), String> {
+fn host_and_port(place: &str) -> Result<(Option<String>, Option<u16>), String> {
     let (host, port) = if let Some(inner) = place.strip_prefix('[') {
         let Some((host, rest)) = inner.split_once(']') else {
             return Err("the IPv6 address has no closing bracket".to_owned());
@@ -212,9 +212,11 @@ fn host_and_port(place: &str) -> Result<(String, Option<u16>), String> {
         Ok(number) if digits => Some(number),
         _ => return Err(format!("the port must be a number from 0 to 65535, not {port:?}")),
     };
-    // The case of a path counts, that of a host does not.
-    let is_path = host.len() > 3 && host.as_bytes()[..3].eq_ignore_ascii_case(b"%2f");
-    Ok((if is_path { host.to_owned() } else { host.to_lowercase() }, port))
+    let host = decoded(host).map(|host| {
+        // The case of a path counts, that of a host does not.
+        if host.starts_with('/') { host } else { host.to_lowercase() }
+    });
+    Ok((host, port))
 }
 
 fn decoded(text: &str) -> Option<String> {
