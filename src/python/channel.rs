@@ -513,6 +513,7 @@ impl Channel {
     #[pyo3(signature = (body, priority=None, content_type=None, content_encoding=None,
         headers=None, properties=None))]
     fn prepare_message<'py>(
+        &self,
         py: Python<'py>,
         body: &Bound<'py, PyAny>,
         priority: Option<&Bound<'py, PyAny>>,

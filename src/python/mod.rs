@@ -9,6 +9,7 @@ mod json;
 mod message;
 mod names;
 mod overrides;
+mod qos;
 mod transport;
 mod waiters;
 
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<channel::Channel>()?;
     module.add_class::<message::Message>()?;
+    module.add_class::<qos::QoS>()?;
     module.add_class::<transport::Transport>()?;
     json::register(module)
 }

@@ -4,12 +4,14 @@ use super::channel::Channel;
 use super::enter::{deadline, enter, enter_until};
 use super::errors::OrRaise;
 use super::waiters;
-use crate::transport::{self, Event};
+use crate::transport::schemes::{self, Options};
+use crate::transport::{self, Event, Url};
+use crate::virt::{self, Opener};
 use parking_lot::Mutex;
-use pyo3::exceptions::PyTimeoutError;
+use pyo3::exceptions::{PyTimeoutError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyDict, PyType, PyWeakrefMethods, PyWeakrefReference};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -39,16 +41,41 @@ impl Transport {
     }
 }
 
+/// Transport options as the core takes them.
+fn options_from(options: &Bound<'_, PyAny>) -> PyResult<Options> {
+    let mut plain = Options::new();
+    for (name, value) in options.cast::<PyDict>()?.iter() {
+        let name: String = name.extract()?;
+        let value = pythonize::depythonize(&value).map_err(|error| {
+            PyTypeError::new_err(format!(
+                "transport option {name:?} must be text, a number, a bool, None, or a list or dict \
+                 of these: {error}"
+            ))
+        })?;
+        plain.insert(name, value);
+    }
+    Ok(plain)
+}
+
 #[pymethods]
 impl Transport {
     #[new]
+    #[classmethod]
     #[pyo3(signature = (client=None, **_kwargs))]
     fn new(
-        client: Option<Py<PyAny>>,
+        cls: &Bound<'_, PyType>,
+        client: Option<Bound<'_, PyAny>>,
         _kwargs: Option<&Bound<'_, PyDict>>,
-        py: Python<'_>,
     ) -> PyResult<Self> {
-        todo!("{client:?} {}", py.version())
+        let py = cls.py();
+        let parameters = cls.call_method1("_parameters", (client.clone(),))?;
+        let (url, options): (String, Bound<'_, PyAny>) = parameters.extract()?;
+        let url = Url::parse(&url).or_raise(py)?;
+        let options = options_from(&options)?;
+        let open: Opener = Arc::new(move || schemes::open(&url, &options));
+        let inner = virt::Connection::new(&open).or_raise(py)?;
+        let client = Mutex::new(client.map(Bound::unbind));
+        Ok(Self { inner: Arc::new(inner), client, channels: Mutex::default() })
     }
 
     /// The connection that made the transport.
@@ -144,6 +171,11 @@ impl Transport {
         }
         self.inner.ring();
         Ok(())
+    }
+
+    /// Gives the link up without a word to the broker.
+    fn _abandon(&self) {
+        self.inner.abandon();
     }
 
     /// Closes the link.

@@ -84,7 +84,11 @@ pub trait Connection: Debug + Send + Sync + 'static {
     /// Tells that an event loop drives the connection (`true`) or that blocking callers do.
     fn set_event_loop(&self, on: bool);
 
-    /// Closes the channels and the link. Idempotent.
+    /// Stops consuming at once, without a word to the broker. What is unsettled stays so, and can
+    /// still be settled.
+    fn abandon(&self);
+
+    /// Closes the link. Idempotent.
     async fn close(&self) -> Result<()>;
 }
 

@@ -156,7 +156,7 @@ impl ChannelState {
         Some((queue, last))
     }
 
-    fn remove_consumers(&self) -> Vec<ConsumeOptions> {
+    pub(super) fn remove_consumers(&self) -> Vec<ConsumeOptions> {
         let mut inner = self.inner.lock();
         inner.queues.retain(|_| false);
         std::mem::take(&mut inner.consumers)

@@ -86,6 +86,12 @@ impl transport::Connection for Connection {
         session.shared.changed.notify();
     }
 
+    fn abandon(&self) {
+        if self.cell.is_current() {
+            self.cell.get().shared.forget_consumers();
+        }
+    }
+
     async fn close(&self) -> Result<()> {
         if !self.cell.is_current() {
             return Ok(()); // the parent's: not ours to close

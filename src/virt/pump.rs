@@ -216,6 +216,14 @@ impl Shared {
         event
     }
 
+    /// Ends every consumer, without I/O.
+    pub(super) fn forget_consumers(&self) {
+        for channel in self.channels.lock().resources() {
+            channel.remove_consumers();
+        }
+        self.changed.notify();
+    }
+
     fn has_mail(&self) -> bool {
         self.channels.lock().resources().iter().any(|channel| channel.has_mail())
     }

@@ -47,6 +47,15 @@ TRANSPORT_ALIASES: dict[str, Any] = {
 _transport_cache: dict[Any, Any] = {}
 
 
+def __getattr__(name: str) -> Any:
+    # Stock Kombu finds our transport as "kombu_rs.transport:Transport".
+    if name == "Transport":
+        from .native import Transport
+
+        return Transport
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def _available() -> list[str]:
     """The names that lead to a transport that works."""
     pending = f"{__name__}.pending:"

@@ -1,0 +1,285 @@
+"""Transports of the native core: one class for all, told apart by the URL.
+
+``kombu_rs.transport.native:Transport`` takes any URL that the core knows; the modules beside
+this one (``memory``, ``redis``, ``sqlalchemy``) say what is special to theirs.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import defaultdict
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from .. import _native
+from ..exceptions import (
+    ChannelError,
+    ConnectionError,
+    ConnectionLimitExceeded,
+    OperationalError,
+)
+from ..message import Message
+from ..utils.url import maybe_sanitize_url
+from . import base
+
+__all__ = ("Channel", "QoS", "Transport", "queue_declare_ok_t")
+
+QoS = _native.QoS
+
+# Options that Kombu keeps with the transport's but that say how a connection is made.
+_CONNECTION_OPTIONS = frozenset(
+    {
+        "max_retries",
+        "interval_start",
+        "interval_step",
+        "interval_max",
+        "errback",
+        "callback",
+        "connect_retries_timeout",
+        "timeout",
+        "retry_errors",
+    }
+)
+
+
+class queue_declare_ok_t(NamedTuple):
+    """What :meth:`Channel.queue_declare` returns."""
+
+    queue: str
+    message_count: int
+    consumer_count: int
+
+
+class Channel(_native.Channel, base.StdChannel):
+    """A channel of a native transport."""
+
+    Message = Message
+    QoS = QoS
+
+    #: How bodies are written in the broker: ``"base64"``, or None for text as it is.
+    body_encoding: str | None = "base64"
+    #: Put unacknowledged messages back when the channel is closed.
+    do_restore = True
+    default_priority = 0
+    min_priority = 0
+    max_priority = 9
+
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        #: Functions to call on events of the channel, such as ``basic_return``.
+        self.events: dict[str, set] = defaultdict(set)
+        options = getattr(connection.client, "transport_options", None) or {}
+        if "body_encoding" in options:
+            self.body_encoding = options["body_encoding"]
+        connection._add_channel(self)
+        connection.channels.append(self)
+
+    @property
+    def supports_fanout(self) -> bool:
+        """Whether fanout exchanges reach other processes."""
+        return "fanout" in self.connection.implements.exchange_type
+
+    @property
+    def qos(self) -> Any:
+        """The prefetch limit and the unacknowledged messages."""
+        return self.QoS(self)
+
+    def queue_declare(self, *args: Any, **kwargs: Any) -> queue_declare_ok_t:
+        """Declare a queue.
+
+        Arguments:
+            queue: its name; made up when it is empty.
+            passive: raise when the queue does not exist, instead of making it.
+            durable, exclusive, auto_delete, nowait, arguments: as in AMQP.
+
+        Raises:
+            ChannelError: it is not there (``passive``), with code 404.
+        """
+        return queue_declare_ok_t(*self._queue_declare(*args, **kwargs))
+
+    def publish_many(self, messages: list[tuple[dict, str, str]]) -> None:
+        """Publish prepared messages together: tuples of message, exchange, routing key."""
+        self._publish_many(messages)
+
+    def close(self) -> None:
+        """Close the channel: consumers end, unacknowledged messages go back to their queues."""
+        transport = self.connection
+        if transport is None:
+            return
+        try:
+            self._close(self.do_restore)
+        finally:
+            transport._forget_channel(self)
+            self.connection = None
+
+
+class Transport(_native.Transport, base.Transport):
+    """A transport of the native core, for any URL that it knows.
+
+    Stock Kombu and Celery take it as ``kombu_rs.transport:Transport+redis://...``.
+    """
+
+    Channel = Channel
+
+    #: Whether the connection leaves the whole URL to us.
+    can_parse_url = True
+    #: What stands before ``://`` when the connection takes the URL apart.
+    scheme: str | None = None
+
+    default_port: int | None = None
+    driver_type = "kombu-rs"
+    driver_name = "kombu-rs"
+
+    connection_errors = (
+        ConnectionError,
+        OperationalError,
+        ConnectionLimitExceeded,
+        OSError,
+        EOFError,
+        socket.error,
+    )
+    channel_errors = (ChannelError,)
+
+    implements = base.Transport.implements.extend(asynchronous=True, batch_publish=True)
+
+    #: Seconds between polls, for transports that must poll: ours do not.
+    polling_interval: float | None = None
+
+    def __init__(self, client: Any = None, **kwargs: Any) -> None:
+        #: Open channels.
+        self.channels: list[Any] = []
+        self._loop: Any = None
+
+    @classmethod
+    def _parameters(cls, client: Any) -> tuple[str, dict[str, Any]]:
+        """The URL to open and the transport options, from a connection's attributes."""
+        options = {
+            name: value
+            for name, value in (getattr(client, "transport_options", None) or {}).items()
+            if name not in _CONNECTION_OPTIONS
+        }
+        if getattr(client, "ssl", None):
+            options.setdefault("ssl", _plain_ssl(client.ssl))
+        timeout = getattr(client, "connect_timeout", None)
+        if timeout and cls.takes_connect_timeout(client):
+            options.setdefault("socket_connect_timeout", timeout)
+        return cls._url(client), options
+
+    @classmethod
+    def takes_connect_timeout(cls, client: Any) -> bool:
+        """Whether ``connect_timeout`` means something to the transport: it has a link."""
+        return cls._url(client).startswith("redis")
+
+    @classmethod
+    def _url(cls, client: Any) -> str:
+        hostname = getattr(client, "hostname", None) or ""
+        if "://" in hostname:
+            return hostname
+        scheme = cls.scheme
+        if scheme is None:
+            raise ValueError(
+                f"{cls.__module__}.{cls.__name__} needs a URL such as redis://host/0, "
+                f"got the host {hostname!r}"
+            )
+        password = getattr(client, "password", None)
+        if callable(password):
+            password = password()
+        userid = getattr(client, "userid", None)
+        credentials = ""
+        if userid or password:
+            credentials = quote(userid or "", safe="")
+            if password:
+                credentials += ":" + quote(str(password), safe="")
+            credentials += "@"
+        if ":" in hostname:
+            hostname = f"[{hostname}]"
+        elif "/" in hostname:
+            hostname = quote(hostname, safe="")
+        port = getattr(client, "port", None) or cls.default_port
+        vhost = getattr(client, "virtual_host", None)
+        path = quote(str(vhost), safe="") if vhost not in (None, "", "/") else ""
+        return f"{scheme}://{credentials}{hostname}{f':{port}' if port else ''}/{path}"
+
+    def establish_connection(self) -> Any:
+        """Connect within the connection's ``connect_timeout``.
+
+        Raises:
+            OperationalError: the broker is not there, or refused us.
+        """
+        timeout = getattr(self.client, "connect_timeout", None)
+        try:
+            self._connect(timeout or None)
+        except TimeoutError:
+            where = maybe_sanitize_url(self._url(self.client))
+            raise OperationalError(f"cannot connect to {where} within {timeout} s") from None
+        return self
+
+    def close_connection(self, connection: Any) -> None:
+        """Close the channels and the link."""
+        self._leave_loop()
+        for channel in list(self.channels):
+            try:
+                channel.close()
+            except self.connection_errors + self.channel_errors:
+                pass
+        self._close()
+
+    def _collect(self, connection: Any) -> None:
+        """Give the link up without talking to the broker."""
+        self._leave_loop()
+        for channel in list(self.channels):
+            self._forget_channel(channel)
+        self._abandon()
+
+    def _forget_channel(self, channel: Any) -> None:
+        self._remove_channel(channel)
+        if channel in self.channels:
+            self.channels.remove(channel)
+
+    def create_channel(self, connection: Any) -> Any:
+        """Open a channel."""
+        return self.Channel(connection)
+
+    def close_channel(self, channel: Any) -> None:
+        """Close a channel."""
+        channel.close()
+
+    def verify_connection(self, connection: Any) -> bool:
+        """Whether the link is there, as far as known without asking."""
+        return connection._is_connected()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Have ``loop`` watch the transport's descriptor; it stays the same over reconnects."""
+        self._loop = loop
+        self._set_event_loop(True)
+        loop.add_reader(self.fileno(), self.on_readable, loop)
+
+    def _leave_loop(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            self._set_event_loop(False)
+            loop.remove_reader(self.fileno())
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
+        """Return ``uri``, by default with the password masked."""
+        return uri if include_password else maybe_sanitize_url(uri, mask=mask)
+
+    def driver_version(self) -> str:
+        """Version of the native core."""
+        from .. import __version__
+
+        return __version__
+
+    @property
+    def default_connection_params(self) -> dict[str, Any]:
+        """Parts of a URL that are filled in when they are missing."""
+        return {"hostname": "localhost", "port": self.default_port}
+
+
+def _plain_ssl(ssl: Any) -> Any:
+    """TLS settings without the ssl module's enums."""
+    if not isinstance(ssl, dict):
+        return bool(ssl)
+    return {
+        name: int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        for name, value in ssl.items()
+    }
