@@ -66,7 +66,29 @@ __all__ = (
 
 # Modules that `kombu_rs.<name>` imports: code that counts on somebody else's import works.
 _MODULES = frozenset(
-    ["abstract", "asynchronous", "clocks", "common", "compat", "compression", "connection", "entity", "exceptions", "log", "matcher", "message", "messaging", "mixins", "pidbox", "pools", "resource", "serialization", "simple", "transport", "utils"]
+    {
+        "abstract",
+        "asynchronous",
+        "clocks",
+        "common",
+        "compat",
+        "compression",
+        "connection",
+        "entity",
+        "exceptions",
+        "log",
+        "matcher",
+        "message",
+        "messaging",
+        "mixins",
+        "pidbox",
+        "pools",
+        "resource",
+        "serialization",
+        "simple",
+        "transport",
+        "utils",
+    }
 )
 
 
