@@ -350,7 +350,7 @@ def with_amqp(errors: tuple[type[BaseException], ...]) -> tuple[type[BaseExcepti
     with py-amqp raises its classes, which ours are only subclasses of.
     """
     amqp = sys.modules.get('amqp.exceptions')
-    if amqp is None:
+    if amqp is None or not isinstance(errors, tuple):
         return errors
     theirs = [getattr(amqp, cls.__name__, cls) for cls in errors if cls in _AMQP_CLASSES]
     return (*errors, *theirs) if theirs else errors

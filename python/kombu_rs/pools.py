@@ -187,7 +187,7 @@ def set_limit(
     if limit != current:
         _limit[0] = limit
         for pool in _all_pools():
-            pool.resize(limit, force, reset_after, ignore_errors)
+            pool.resize(limit, force, reset=reset_after, ignore_errors=ignore_errors)
     return limit
 
 

@@ -198,8 +198,7 @@ class Resource:
             with suppress(Exception):
                 self.force_close_all(close_pool=False)
         self.setup()
-        if limit:
-            self._shrink_down()
+        self._shrink_down()
 
     def _shrink_down(self, collect: bool = True) -> None:
         # What is in use counts: it comes back.

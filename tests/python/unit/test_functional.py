@@ -55,7 +55,7 @@ def failing(times, result='done'):
 def test_retry_waits_longer_each_time(clock):
     started = clock.now
     assert retry_over_time(failing(5), OSError, interval_max=5) == 'done'
-    assert clock.now - started == 2 + 4 + 4 + 4 + 4
+    assert clock.now - started == 2 + 4 + 5 + 5 + 5
 
 
 def test_retry_gives_up_by_count(clock):
