@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from logging.handlers import WatchedFileHandler
 from typing import Any
 
 from .utils.encoding import safe_repr, safe_str
@@ -23,6 +22,14 @@ LOG_LEVELS.update({level: logging.getLevelName(level) for level in set(LOG_LEVEL
 
 #: Set by the environment variable of that name: errors are logged without their traceback.
 DISABLE_TRACEBACKS = os.environ.get('DISABLE_TRACEBACKS')
+
+
+def __getattr__(name: str) -> Any:
+    # `logging.handlers` imports pickle among others: only who logs to a file pays for that.
+    if name == 'WatchedFileHandler':
+        from logging.handlers import WatchedFileHandler
+        return WatchedFileHandler
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def get_logger(logger: str | logging.Logger) -> logging.Logger:
@@ -161,7 +168,7 @@ def setup_logging(loglevel: Any = None, logfile: Any = None) -> logging.Logger:
     if hasattr(target, 'write'):
         handler: logging.Handler = logging.StreamHandler(target)
     else:
-        handler = WatchedFileHandler(target)
+        handler = sys.modules[__name__].WatchedFileHandler(target)
     logger.addHandler(handler)
     logger.setLevel(get_loglevel(loglevel if loglevel is not None else logging.ERROR))
     return logger

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kombu_rs import compression
@@ -15,6 +15,7 @@ def test_round_trip(name):
     if compression._aliases[name] not in compression.encoders():
         pytest.skip(f'no library for {name}')
 
+    @settings(deadline=None)        # the first call imports the library
     @given(st.binary())
     def check(body):
         packed, content_type = compression.compress(body, name)

@@ -10,7 +10,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kombu_rs.utils import json
@@ -46,11 +46,13 @@ trees = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(trees)
 def test_what_was_written_is_read_back(data):
     assert loads(dumps(data)) == data
 
 
+@settings(deadline=None)
 @given(trees)
 def test_text_is_ascii_and_plain_json(data):
     text = dumps(data)
@@ -58,11 +60,13 @@ def test_text_is_ascii_and_plain_json(data):
     stdlib_json.loads(text)
 
 
+@settings(deadline=None)
 @given(st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(keys, inner)))
 def test_plain_data_is_written_as_the_standard_library_does(data):
     assert dumps(data) == stdlib_json.dumps(data)
 
 
+@settings(deadline=None)
 @given(trees)
 def test_every_kind_of_buffer_can_be_read(data):
     raw = dumps(data).encode()
@@ -70,6 +74,7 @@ def test_every_kind_of_buffer_can_be_read(data):
         assert loads(buffer) == data
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_rubbish_is_a_value_error(text):
     with suppress(ValueError):

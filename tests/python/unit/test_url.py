@@ -4,7 +4,7 @@ from __future__ import annotations
 import ssl
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kombu_rs.utils.url import as_url, maybe_sanitize_url, parse_url, sanitize_url, url_to_parts
@@ -57,6 +57,7 @@ def test_bad_url_is_explained_without_the_password(url):
     assert 'cret' not in maybe_sanitize_url(url)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1), st.text(min_size=1), st.text(min_size=1))
 def test_what_is_put_together_can_be_taken_apart(user, password, path):
     parts = url_to_parts(as_url('amqp', 'h', 1, user, password, path.replace('%', '')))
@@ -69,6 +70,7 @@ def test_ipv6_hosts_are_put_together_again():
     assert url_to_parts(url).hostname == '::1'
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='xyz!$&*()-_=%41', min_size=6))
 def test_password_is_never_shown(password):
     quoted = password.replace('%', '%25')
