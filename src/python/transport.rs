@@ -158,12 +158,16 @@ impl Transport {
     /// Hands out what is there, for an event loop whose descriptor became readable.
     #[pyo3(signature = (*_args))]
     fn on_readable(&self, py: Python<'_>, _args: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<()> {
-        py.detach(|| self.inner.drive()).or_raise(py)?;
+        let drive = || py.detach(|| self.inner.drive()).or_raise(py);
+        drive()?;
         for _ in 0..BURST {
-            let Some(event) = self.inner.try_next() else {
-                // What the callbacks settled or asked for gives new credit.
-                return py.detach(|| self.inner.drive()).or_raise(py);
-            };
+            let mut event = self.inner.try_next();
+            if event.is_none() {
+                // What the callbacks settled gives new credit.
+                drive()?;
+                event = self.inner.try_next();
+            }
+            let Some(event) = event else { return Ok(()) };
             if let Err(error) = self.dispatch(py, event) {
                 self.inner.ring();
                 return Err(error);

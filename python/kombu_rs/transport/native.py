@@ -250,8 +250,8 @@ class Transport(_native.Transport, base.Transport):
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Have ``loop`` watch the transport's descriptor; it stays the same over reconnects."""
         self._loop = loop
-        self._set_event_loop(True)
         loop.add_reader(self.fileno(), self.on_readable, loop)
+        self._set_event_loop(True)  # rings: the first turn finds out what there is to watch
 
     def _leave_loop(self) -> None:
         loop, self._loop = self._loop, None
