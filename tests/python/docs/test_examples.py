@@ -1,0 +1,67 @@
+"""The README's and the docstrings' examples run as they stand."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kombu_rs
+
+ROOT = Path(__file__).parents[3]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Every Python block of the documents with a name to find it by."""
+    found = []
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        for match in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            line = text.count("\n", 0, match.start()) + 2
+            found.append((f"{document}:{line}", match.group(1)))
+    return found
+
+
+@pytest.mark.parametrize(("where", "code"), blocks(), ids=lambda v: v if ":" in v else "")
+def test_document_example(where: str, code: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{where}\n{done.stderr}"
+
+
+def test_the_readme_opens_with_a_first_success() -> None:
+    """What it is, how to get it and a first success within thirty lines."""
+    head = (ROOT / "README.md").read_text().splitlines()[:30]
+    assert head[0] == "# kombu-rs"
+    for wanted in ("pip install kombu-rs", "```python", "make demo"):
+        assert any(wanted in line for line in head), wanted
+
+
+def modules() -> list[str]:
+    """Every importable module of the package."""
+    return [
+        info.name
+        for info in pkgutil.walk_packages(kombu_rs.__path__, "kombu_rs.")
+        if "._hook" not in info.name and not info.name.endswith("__main__")
+    ]
+
+
+@pytest.mark.parametrize("name", ["kombu_rs", *modules()])
+def test_docstring_examples(name: str) -> None:
+    module = importlib.import_module(name)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, _ = doctest.testmod(module, optionflags=flags, report=True)
+    assert failed == 0
