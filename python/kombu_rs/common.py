@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -10,7 +11,6 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import Any
-from uuid import NAMESPACE_OID, uuid3, uuid4, uuid5
 
 from .entity import Exchange, Queue
 from .exceptions import ChannelError, RecoverableConnectionError
@@ -39,22 +39,32 @@ logger = get_logger("kombu.common")
 _node_id: int | None = None
 
 
+def __getattr__(name: str) -> Any:
+    # The standard library's `uuid` imports `platform`, and is seldom needed.
+    if name in ("NAMESPACE_OID", "uuid3", "uuid4", "uuid5"):
+        import uuid as stdlib_uuid
+
+        return getattr(stdlib_uuid, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def get_node_id() -> int:
     """A random number for this process, the same for its whole life."""
     global _node_id
     if _node_id is None:
-        _node_id = uuid4().int
+        _node_id = int.from_bytes(os.urandom(16), "big")
     return _node_id
 
 
 def generate_oid(node_id: int, process_id: int, thread_id: int, instance: Any) -> str:
     """Return the identity (a UUID) of ``instance`` in that thread of that process."""
     entity = f"{node_id:x}-{process_id:x}-{thread_id:x}-{id(instance):x}"
+    here = sys.modules[__name__]
     try:
-        return str(uuid3(NAMESPACE_OID, entity))
+        return str(here.uuid3(here.NAMESPACE_OID, entity))
     except ValueError:
         # MD5 is not allowed under FIPS.
-        return str(uuid5(NAMESPACE_OID, entity))
+        return str(here.uuid5(here.NAMESPACE_OID, entity))
 
 
 def oid_from(instance: Any, threads: bool = True) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 from ..utils.compat import _detect_environment
@@ -98,6 +97,8 @@ def resolve_transport(transport: Any = None) -> Any:
 
 
 def _no_such(name: str) -> str:
+    from difflib import get_close_matches
+
     near = get_close_matches(name.lower(), TRANSPORT_ALIASES, n=1, cutoff=0.5)
     hint = f"  Did you mean {near[0]}?" if near else ""
     return f"No such transport: {name}.{hint}  Available: {', '.join(_available())}"
