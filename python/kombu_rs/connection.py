@@ -16,7 +16,7 @@ from . import exceptions
 from .broker_url import _check_url_options, _check_url_transport, _scheme, _seconds, _split_hosts
 from .log import get_logger
 from .resource import Resource  # noqa: F401 - Kombu's users find it here
-from .retry import Retrying
+from .retry import CannotConnect, Retrying
 from .transport import get_transport_cls, supports_librabbitmq
 from .utils.collections import HashedSeq
 from .utils.functional import dictfilter, retry_over_time, shufflecycle
@@ -175,24 +175,21 @@ class Connection(Retrying):
     def _parse_url(self, url: str, transport: Any, params: dict[str, Any]) -> None:
         """Put the parts of ``url`` into ``params``; leave it whole for a transport that wants it.
 
-        ``transport+url://...`` names the transport apart from the URL's own scheme.
+        ``transport+url://...`` names the transport apart from the URL's own scheme, which the
+        transport then reads itself: ``sqla+sqlite:///file``, ``redis+socket:///path``.
         """
         scheme = url[: url.index("://")]
         if "+" in scheme:
             prefix, rest = url.split("+", 1)
             self.uri_prefix = _check_url_transport(prefix)
             params["transport"], params["hostname"] = prefix, rest
-            if get_transport_cls(prefix).can_parse_url:
-                return
-            parsed = parse_url(rest)
-            parsed["transport"] = prefix
-        else:
-            transport = transport or _check_url_transport(scheme.lower())
-            params["transport"] = transport
-            if get_transport_cls(transport).can_parse_url:
-                return
-            parsed = parse_url(url)
-            parsed.pop("transport", None)
+            return
+        transport = transport or _check_url_transport(scheme.lower())
+        params["transport"] = transport
+        if get_transport_cls(transport).can_parse_url:
+            return
+        parsed = parse_url(url)
+        parsed.pop("transport", None)
         _check_url_options(parsed)
         params.update(dictfilter(parsed), hostname=parsed["hostname"])
 
@@ -460,10 +457,11 @@ class Connection(Retrying):
         """As :meth:`_reraise_as_library_errors`, and say where it wanted to connect."""
         try:
             yield
-        except exceptions.OperationalError:
-            raise
         except self.recoverable_connection_errors + self.recoverable_channel_errors as exc:
-            raise exceptions.OperationalError(f"cannot connect to {self.as_uri()}: {exc}") from exc
+            text = str(exc)
+            if not text.startswith("cannot connect"):
+                text = f"cannot connect to {self.as_uri()}: {text}"
+            raise CannotConnect(text) from exc
 
     @contextmanager
     def _dummy_context(self) -> Iterator[None]:

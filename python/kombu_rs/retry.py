@@ -6,7 +6,9 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-__all__ = ("Retrying",)
+from . import exceptions
+
+__all__ = ("CannotConnect", "Retrying")
 
 # Transport options that say how often and how long to try to connect.
 _RETRY_OPTIONS = (
@@ -17,6 +19,10 @@ _RETRY_OPTIONS = (
     "errback",
     "callback",
 )
+
+
+class CannotConnect(exceptions.OperationalError):
+    """Connecting was tried for as long as was wanted: what needs the connection fails at once."""
 
 
 class Retrying:
@@ -105,6 +111,8 @@ class Retrying:
                         if gives_up(retries):
                             raise
                         self._debug("ensure retry policy error: %r", exc, exc_info=True)
+                    except CannotConnect:
+                        raise
                     except connection_errors as exc:
                         if gives_up(retries) or (reconnected and not recoverable_known):
                             raise

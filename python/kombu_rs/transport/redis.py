@@ -27,6 +27,9 @@ class Transport(native.Transport):
     @classmethod
     def _url(cls, client: Any) -> str:
         url = super()._url(client)
+        if url.startswith("socket://"):
+            # The connection has taken the prefix off `redis+socket:///path`.
+            return f"redis+{url}"
         if getattr(client, "transport_cls", None) == "rediss" and url.startswith("redis://"):
             return "rediss" + url[len("redis") :]
         return url

@@ -245,3 +245,25 @@ def test_pools_are_shared_by_equal_connections(broker):
         assert len(broker.queues['q']) == 1
     finally:
         pools.reset()
+
+
+def test_url_behind_a_prefix_is_the_transports_own():
+    from kombu_rs.transport.redis import Transport
+
+    connection = Connection('redis+socket:///tmp/r.sock?virtual_host=3')
+    assert connection.transport_cls == 'redis'
+    assert connection.as_uri(include_password=True) == 'redis+socket:///tmp/r.sock?virtual_host=3'
+    assert Transport._url(connection) == 'redis+socket:///tmp/r.sock?virtual_host=3'
+    assert Connection('sqla+mysql://u:pw@h/d').as_uri() == 'sqla+mysql://u:**@h/d'
+    for twin in (connection.clone(), pickle.loads(pickle.dumps(connection))):
+        assert twin.as_uri() == connection.as_uri()
+
+
+def test_a_broker_that_is_not_there_is_not_asked_again_by_ensure(refusing):
+    connection = Connection('h', transport=refusing, connect_timeout=0.1,
+                            transport_options={'interval_start': 0.05, 'interval_max': 0.05})
+    started = monotonic()
+    with pytest.raises(OperationalError):
+        connection.Producer().publish({}, routing_key='q', retry=True,
+                                      retry_policy={'max_retries': 50, 'interval_start': 0})
+    assert monotonic() - started < 2
