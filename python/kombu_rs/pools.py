@@ -48,11 +48,9 @@ class ProducerPool(Resource):
     Producer: Any = Producer
     close_after_fork = True
 
-    def __init__(
-        self, connections: Any, *args: Any, Producer: Any = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, connections: Any, *args: Any, **kwargs: Any) -> None:
         self.connections = connections
-        self.Producer = Producer or self.Producer
+        self.Producer = kwargs.pop("Producer", None) or self.Producer
         super().__init__(*args, **kwargs)
 
     def _acquire_connection(self) -> Any:

@@ -64,7 +64,17 @@ def broker():
         connection.release()
 
 
-@pytest.fixture
-def connection(broker):
-    """A connection to :func:`broker`."""
-    return broker.connect()
+@pytest.fixture(params=['python', 'memory', 'sqlite'])
+def connection(request, broker, tmp_path):
+    """A connection: to :func:`broker`, and to native transports that need no server."""
+    if request.param == 'python':
+        yield broker.connect()
+        return
+    # The names of queues in memory are shared by the whole process.
+    url = f'sqla+sqlite:///{tmp_path}/broker.sqlite' if request.param == 'sqlite' else 'memory://'
+    with Connection(url) as connection:
+        yield connection
+    if request.param == 'memory':
+        with Connection(url) as connection:
+            for queue in ('jobs', 'q', 'other', 'quick', 'answers', 'b', 'own', 'r'):
+                connection.default_channel.queue_delete(queue)

@@ -232,7 +232,8 @@ def test_queues_of_a_consumer(connection):
     assert not consumer.consuming_from(QUEUE)
 
 
-def test_no_ack_by_queue(connection):
+def test_no_ack_by_queue(broker):
+    connection = broker.connect()
     got = []
     quick = Queue('quick', no_ack=True)
     with connection.Consumer([quick, QUEUE], on_message=got.append) as consumer:
@@ -323,12 +324,31 @@ def test_batch_is_sent_together(connection):
         producer.batch(max_size=0)
 
 
-def test_batch_without_support_publishes_at_once(broker, connection):
-    producer = connection.Producer()
+def test_batch_without_support_publishes_at_once(broker):
+    producer = broker.connect().Producer()
     assert not producer.supports_batch_publish
     with producer.batch():
         producer.publish(1, routing_key='q')
         assert len(broker.queues['q']) == 1
+
+
+def test_batch_of_a_transport_that_can(connection):
+    producer = connection.Producer()
+    queue = Queue('q')(connection)
+    queue.declare()
+
+    def waiting():
+        return queue.queue_declare(passive=True).message_count
+
+    with producer.batch(max_size=3) as batch:
+        for n in range(4):
+            producer.publish(n, routing_key='q')
+        seen = waiting()
+        batch.flush()
+        assert waiting() == 4
+        producer.publish(4, routing_key='q')
+    assert seen == (3 if producer.supports_batch_publish else 4)
+    assert [queue.get(no_ack=True).payload for _ in range(5)] == [0, 1, 2, 3, 4]
 
 
 def test_message_without_a_channel():

@@ -14,6 +14,11 @@ from kombu_rs.transport.virtual.exchange import TopicExchange
 
 
 @pytest.fixture
+def connection(broker):
+    return broker.connect()
+
+
+@pytest.fixture
 def channel(connection):
     return connection.channel()
 

@@ -792,4 +792,4 @@ class Channel(AbstractChannel, base.StdChannel):
 
 
 # At the end: a transport is made of channels, and belongs to this module for who uses it.
-from .transport import Management, Transport  # noqa: E402
+from .transport import ARRAY_TYPE_H, W_NO_CONSUMERS, Management, Transport  # noqa: E402, F401

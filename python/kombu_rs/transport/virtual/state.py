@@ -24,11 +24,11 @@ class BrokerState:
     """
 
     #: Declarations by name; ``table`` in each are its bindings, as its type prepared them.
-    exchanges: dict[str, dict[str, Any]]
+    exchanges: Any = None
     #: Arguments by :class:`binding_key_t`.
-    bindings: dict[binding_key_t, Any]
+    bindings: Any = None
     #: Keys into :attr:`bindings` by queue.
-    queue_index: dict[str, set[binding_key_t]]
+    queue_index: Any = None
 
     def __init__(self, exchanges: Any = None) -> None:
         self.exchanges = {} if exchanges is None else exchanges
