@@ -490,3 +490,113 @@ fn a_message_that_cannot_be_read_is_dropped_and_told() {
     run(store.put(&name("q"), &[text("good")])).unwrap();
     assert_eq!(bodies(&take(&*store, &[acked("q")], 5)), ["good"]);
 }
+
+/// A peer between store and server that can swallow what either of them sends, and then hangs up.
+struct Hole {
+    address: String,
+    /// What to swallow: nothing, answers or requests.
+    mode: Arc<AtomicU32>,
+    swallowed: Arc<AtomicU32>,
+}
+
+const NOTHING: u32 = 0;
+const ANSWERS: u32 = 1;
+const REQUESTS: u32 = 2;
+
+impl Hole {
+    fn new() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (mode, swallowed) = <(Arc<AtomicU32>, Arc<AtomicU32>)>::default();
+        let hole = Self { address, mode: mode.clone(), swallowed: swallowed.clone() };
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                let server = std::net::TcpStream::connect(self::server()).unwrap();
+                let ways = [(&client, &server, REQUESTS), (&server, &client, ANSWERS)];
+                for (from, to, kind) in ways {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let (mode, swallowed) = (mode.clone(), swallowed.clone());
+                    std::thread::spawn(move || pass_on(from, to, kind, &mode, &swallowed));
+                }
+            }
+        });
+        hole
+    }
+
+    /// Waits until something was swallowed, and lets everything pass again.
+    fn close_after_one(&self) {
+        let end = Instant::now() + LONG;
+        while self.swallowed.load(Ordering::SeqCst) == 0 {
+            assert!(Instant::now() < end);
+            std::thread::yield_now();
+        }
+        self.mode.store(NOTHING, Ordering::SeqCst);
+    }
+
+    fn open(&self, space: &Space) -> Arc<dyn Store> {
+        let url = Url::parse(&format!("redis://{}/1", self.address)).unwrap();
+        let options = json!({"global_keyprefix": space.0}).as_object().unwrap().clone();
+        schemes::open(&url, &options).unwrap()
+    }
+}
+
+fn pass_on(
+    mut from: std::net::TcpStream,
+    mut to: std::net::TcpStream,
+    kind: u32,
+    mode: &AtomicU32,
+    swallowed: &AtomicU32,
+) {
+    use std::io::{Read, Write};
+    let mut room = [0u8; 65536];
+    while let Ok(got @ 1..) = from.read(&mut room) {
+        if mode.load(Ordering::SeqCst) == kind {
+            swallowed.fetch_add(1, Ordering::SeqCst);
+            break;
+        }
+        if to.write_all(&room[..got]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(std::net::Shutdown::Both);
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
+#[test]
+fn messages_of_an_answer_that_got_lost_are_found_again() {
+    let space = Space::new();
+    let hole = Hole::new();
+    let store = hole.open(&space);
+    run(store.put(&name("q"), &["1", "2", "3"].map(text))).unwrap();
+    hole.mode.store(ANSWERS, Ordering::SeqCst);
+    let error = run(store.get(&[acked("q")], GetOptions { max: 2, arm: true })).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    hole.close_after_one();
+    assert_eq!(size(&*store, "q"), 1, "two were claimed");
+    let taken = take(&*store, &[acked("q")], 5);
+    assert_eq!(bodies(&taken), ["1", "2", "3"]);
+    assert!(taken.iter().all(|delivery| !delivery.message.redelivered));
+    let claims: Vec<_> = taken.into_iter().map(|delivery| delivery.claim).collect();
+    run(store.ack(&claims)).unwrap();
+    run(store.close()).unwrap();
+}
+
+#[test]
+fn acknowledgements_survive_a_lost_link() {
+    let space = Space::new();
+    let hole = Hole::new();
+    let store = hole.open(&space);
+    run(store.put(&name("q"), &["1", "2"].map(text))).unwrap();
+    let taken = take(&*store, &[acked("q")], 2);
+    hole.mode.store(REQUESTS, Ordering::SeqCst);
+    let claims: Vec<_> = taken.into_iter().map(|delivery| delivery.claim).collect();
+    run(store.ack(&claims)).unwrap(); // as far as anybody can tell
+    hole.close_after_one();
+    let error = run(store.size(&name("q"))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    run(store.connect()).unwrap();
+    run(store.close()).unwrap();
+    let after = space.open_with(json!({"visibility_timeout": 0.001}));
+    assert_eq!(run(after.restore()).unwrap(), 0);
+}

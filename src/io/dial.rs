@@ -51,9 +51,9 @@ pub struct Keepalive {
 }
 
 impl Default for Keepalive {
-    /// A dead peer is noticed after 30 s: 15 s of silence and 3 probes 5 s apart.
+    /// A dead peer is noticed after 20 s: 11 s of silence and 3 probes 3 s apart.
     fn default() -> Self {
-        Self { idle: Duration::from_secs(15), interval: Duration::from_secs(5), count: 3 }
+        Self { idle: Duration::from_secs(11), interval: Duration::from_secs(3), count: 3 }
     }
 }
 

@@ -27,15 +27,16 @@ use std::time::{Duration, Instant};
 /// Bytes that one turn reads at most before it lets others have the lock.
 const BURST: usize = 4 << 20;
 
-/// What becomes of events that no request waits for. Called under the link's lock: must be short
+/// What becomes of events that are no replies. Called under the link's lock: must be short
 /// and must not use the link.
 pub trait Traffic<E>: Send + 'static {
     /// Takes an event that the peer sent on its own account; gives back what is a reply.
     fn route(&mut self, event: E) -> Option<E>;
-
-    /// The reply to a request that was sent without waiting.
-    fn unawaited(&mut self, event: E);
 }
+
+/// Called with the replies to a request that nobody waits for, or with `None` when the link was
+/// lost before they came. Called under the link's lock: must be short and must not use the link.
+pub type Told<E> = Box<dyn FnOnce(Option<Vec<E>>) + Send>;
 
 /// Which replies a request gets.
 #[derive(Clone)]
@@ -81,8 +82,12 @@ struct State<D: Decoder> {
 struct Entry<E> {
     expect: Expect<E>,
     deadline: Instant,
-    /// `None` when nobody waits.
-    slot: Option<Arc<Mutex<Slot<E>>>>,
+    receiver: Receiver<E>,
+}
+
+enum Receiver<E> {
+    Waiting(Arc<Mutex<Slot<E>>>),
+    Told(Vec<E>, Told<E>),
 }
 
 struct Slot<E> {
@@ -157,31 +162,38 @@ impl<D: Decoder> Link<D> {
     ) -> Request<D> {
         let deadline = Instant::now() + patience;
         let slot = Arc::new(Mutex::new(Slot { replies: Vec::new(), done: false, waker: None }));
-        let entry = Entry { expect, deadline, slot: Some(slot.clone()) };
+        let entry = Entry { expect, deadline, receiver: Receiver::Waiting(slot.clone()) };
         let refused = self.submit(data, entry).err();
         Request { link: self.clone(), slot, deadline, refused }
     }
 
-    /// Hands `data` to the kernel; its replies go to [`Traffic::unawaited`] when somebody reads
-    /// them.
+    /// Hands `data` to the kernel; when somebody reads its replies, `told` gets them.
     ///
     /// # Errors
-    /// `Connection` when the link is lost or takes nothing for `patience`.
+    /// `Connection` when the link is lost or takes nothing for `patience`. `told` is called then too.
     pub async fn tell(
         self: &Arc<Self>,
         data: &[u8],
         replies: usize,
         patience: Duration,
+        told: Told<D::Event>,
     ) -> Result<()> {
         let deadline = Instant::now() + patience;
-        let entry = Entry { expect: Expect::Count(replies), deadline, slot: None };
-        self.submit(data, entry)?;
+        let receiver = Receiver::Told(Vec::with_capacity(replies), told);
+        self.submit(data, Entry { expect: Expect::Count(replies), deadline, receiver })?;
         poll_fn(|cx| self.poll_flush(cx, deadline)).await
     }
 
     fn submit(&self, data: &[u8], entry: Entry<D::Event>) -> Result<()> {
-        let mut state = self.state()?.lock();
+        let mut state = match self.state() {
+            Ok(state) => state.lock(),
+            Err(error) => {
+                entry.receiver.lost();
+                return Err(error);
+            }
+        };
         if let Some(failure) = &state.failure {
+            entry.receiver.lost();
             return Err(Error::connection(failure.clone()));
         }
         state.slots.push_back(entry);
@@ -258,6 +270,11 @@ impl<D: Decoder> Link<D> {
         wake_all(wakers);
     }
 
+    /// Whether replies are still to come.
+    pub fn is_owed(&self) -> bool {
+        self.state().is_ok_and(|state| !state.lock().slots.is_empty())
+    }
+
     /// Ends the link on purpose; everybody who still waits gets an error.
     pub fn close(&self, why: &str) {
         let Ok(state) = self.state() else { return };
@@ -291,8 +308,7 @@ impl<D: Decoder> Link<D> {
         }
         self.dead.store(true, Ordering::Release);
         for entry in state.slots.drain(..) {
-            let Some(slot) = entry.slot else { continue };
-            wakers.extend(slot.lock().waker.take());
+            wakers.extend(entry.receiver.lost());
         }
         wakers
     }
@@ -374,8 +390,8 @@ impl<D: Decoder> State<D> {
             }
             Expect::Until(is_last) => is_last(&reply),
         };
-        match &entry.slot {
-            Some(slot) => {
+        match &mut entry.receiver {
+            Receiver::Waiting(slot) => {
                 let mut slot = slot.lock();
                 slot.replies.push(reply);
                 if last {
@@ -383,12 +399,29 @@ impl<D: Decoder> State<D> {
                     wakers.extend(slot.waker.take());
                 }
             }
-            None => self.traffic.unawaited(reply),
+            Receiver::Told(replies, _) => replies.push(reply),
         }
         if last {
-            self.slots.pop_front();
+            if let Some(Entry { receiver: Receiver::Told(replies, told), .. }) =
+                self.slots.pop_front()
+            {
+                told(Some(replies));
+            }
         }
         Ok(())
+    }
+}
+
+impl<E> Receiver<E> {
+    /// No replies will come; the waker of who waits for them.
+    fn lost(self) -> Option<Waker> {
+        match self {
+            Self::Waiting(slot) => slot.lock().waker.take(),
+            Self::Told(_, told) => {
+                told(None);
+                None
+            }
+        }
     }
 }
 

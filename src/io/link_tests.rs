@@ -30,9 +30,12 @@ impl Traffic<String> for Heard {
         }
         Some(event)
     }
+}
 
-    fn unawaited(&mut self, event: String) {
-        self.0.lock().push(format!("unawaited {event}"));
+impl Heard {
+    fn told(&self) -> Told<String> {
+        let heard = self.0.clone();
+        Box::new(move |replies| heard.lock().push(format!("told {replies:?}")))
     }
 }
 
@@ -63,12 +66,12 @@ fn replies_come_back_in_order() {
     let (link, theirs, heard) = linked();
     let echoing = echo(theirs);
     let first = link.request(b"a\nb\n", Expect::Count(2), PATIENCE);
-    run(link.tell(b"c\n", 1, PATIENCE)).unwrap();
+    run(link.tell(b"c\n", 1, PATIENCE, heard.told())).unwrap();
     let until: Expect<String> = Expect::Until(Arc::new(|line| line == "end"));
     let last = link.request(b"d\n>push\ne\nend\n", until, PATIENCE);
     assert_eq!(run(last).unwrap(), ["d", "e", "end"]);
     assert_eq!(run(first).unwrap(), ["a", "b"]);
-    assert_eq!(*heard.0.lock(), ["unawaited c", ">push"]);
+    assert_eq!(*heard.0.lock(), ["told Some([\"c\"])", ">push"]);
     drop(link);
     echoing.join().unwrap();
 }
@@ -123,7 +126,7 @@ fn a_request_set_aside_does_not_lead() {
 
 #[test]
 fn a_lost_link_fails_everybody_and_names_the_peer() {
-    let (link, theirs, _) = linked();
+    let (link, theirs, heard) = linked();
     let one = link.request(b"a\n", Expect::Count(1), PATIENCE);
     let two = link.request(b"b\n", Expect::Count(1), PATIENCE);
     drop(theirs);
@@ -134,7 +137,8 @@ fn a_lost_link_fails_everybody_and_names_the_peer() {
     }
     assert!(!link.is_alive());
     assert!(run(link.request(b"c\n", Expect::Count(1), PATIENCE)).is_err());
-    assert!(run(link.tell(b"c\n", 1, PATIENCE)).is_err());
+    assert!(run(link.tell(b"c\n", 1, PATIENCE, heard.told())).is_err());
+    assert_eq!(*heard.0.lock(), ["told None"]);
 }
 
 #[test]
@@ -159,13 +163,13 @@ fn a_dropped_request_does_not_shift_replies() {
 
 #[test]
 fn large_requests_leave_in_pieces() {
-    let (link, theirs, _) = linked();
+    let (link, theirs, heard) = linked();
     let echoing = echo(theirs);
     let mut line = vec![b'x'; 4 << 20];
     line.push(b'\n');
     let reply = run(link.request(&line, Expect::Count(1), PATIENCE)).unwrap();
     assert_eq!(reply[0].len(), 4 << 20);
-    run(link.tell(&line, 1, PATIENCE)).unwrap();
+    run(link.tell(&line, 1, PATIENCE, heard.told())).unwrap();
     drop(link);
     echoing.join().unwrap();
 }

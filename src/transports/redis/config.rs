@@ -95,7 +95,7 @@ impl Config {
             dial: DialOptions {
                 connect_timeout: Duration::from_secs(5),
                 keepalive: Some(Keepalive::default()),
-                user_timeout: Some(Duration::from_secs(30)),
+                user_timeout: Some(Duration::from_secs(10)),
                 tls: None,
             },
             reply_timeout: Duration::from_secs(15),

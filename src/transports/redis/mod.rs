@@ -21,6 +21,7 @@ mod session;
 mod shared;
 mod store;
 mod unacked;
+mod unsure;
 
 pub use config::Config;
 pub use store::RedisStore;

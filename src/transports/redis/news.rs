@@ -138,6 +138,14 @@ impl News {
         self.notify.notify();
     }
 
+    /// A queue is deleted.
+    pub(super) fn remove(&self, queue: &str) {
+        let mut state = self.state.lock();
+        if state.queues.remove(queue).is_some() {
+            state.keys.retain(|_, known| **known != *queue);
+        }
+    }
+
     /// Nothing is armed any more: the link is new, or everything was flushed.
     pub(super) fn forget(&self) {
         for watch in self.state.lock().queues.values_mut() {

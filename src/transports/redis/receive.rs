@@ -40,8 +40,10 @@ impl Shared {
             .then(|| self.news.snapshot(queues.iter().map(|q| &q.name), |q| self.config.lists(q)));
         let max = options.max.clamp(1, MOST);
         let mut deliveries = Vec::new();
+        self.find_lost(&session, queues, max, &mut deliveries).await?;
         for queue in queues {
-            self.take_mail(&queue.name, max - deliveries.len(), &mut deliveries);
+            let room = max.saturating_sub(deliveries.len());
+            self.take_mail(&queue.name, room, &mut deliveries);
         }
         if deliveries.len() >= max || queues.is_empty() {
             self.news.looked(!deliveries.is_empty());
@@ -50,13 +52,21 @@ impl Shared {
         self.consuming.store(true, Ordering::Relaxed);
         let (call, sources, tags) =
             self.receive_call(queues, max - deliveries.len(), options.arm)?;
-        let reply = session.run("to hand out messages", call).await?;
+        // Until the answer is here nobody knows what was claimed.
+        let watch = self.unsure.watch(&tags, sources.iter().any(|source| source.claimed));
+        let reply = match session.run("to hand out messages", call).await {
+            Ok(reply) => reply,
+            // What is here is not to be lost: the next call tells of the error.
+            Err(_) if !deliveries.is_empty() => return Ok(deliveries),
+            Err(error) => return Err(error),
+        };
+        watch.answered();
         let kind = unexpected("the receive script", &reply);
-        let taken = self.deliveries(reply.into_items().ok_or(kind)?, &sources, &tags);
+        let mut taken = self.deliveries(reply.into_items().ok_or(kind)?, &sources, &tags);
         self.news.looked(taken.found || !deliveries.is_empty());
         if !taken.unreadable.is_empty() {
             // Nobody can do anything with them: kept, they would come again for ever.
-            session.tell(self.settle_commands(&taken.unreadable)).await?;
+            self.settle_tags(&session, std::mem::take(&mut taken.unreadable)).await?;
         }
         deliveries.extend(taken.deliveries);
         if deliveries.is_empty() {
@@ -195,7 +205,7 @@ impl Shared {
         if pipeline.is_empty() {
             return Ok(());
         }
-        self.session().await?.tell(pipeline).await
+        self.session().await?.tell(pipeline, || ()).await
     }
 
     /// Adds the commands that put off a queue's expiry.

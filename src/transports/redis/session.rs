@@ -8,14 +8,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::dial::dial;
 use crate::io::keeper;
 use crate::io::link::{Expect, Link, Traffic};
+use crate::io::task::timeout_at;
 use crate::protocol::resp::{Command, Parser, Pipeline, Value};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Without `RPOP key count` there is no receiving in one step.
 const OLDEST: (u32, u32) = (6, 2);
+/// How long closing waits for answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// A link that has been greeted: RESP3, the right database, tracking on, scripts known.
 #[derive(Debug)]
@@ -38,8 +41,7 @@ impl Session {
         let stream = dial(&config.address, &config.dial).await?;
         let misplaced = Arc::new(AtomicBool::new(false));
         let peer = format!("Redis at {}", config.address);
-        let traffic = Incoming { shared, misplaced: misplaced.clone() };
-        let link = Link::new(stream, peer, Parser::default(), traffic);
+        let link = Link::new(stream, peer, Parser::default(), Incoming(shared));
         let mut session = Self {
             link,
             reply_timeout: config.reply_timeout,
@@ -114,6 +116,19 @@ impl Session {
         &self.link
     }
 
+    /// Closes the link. Answers that are on their way are waited for: closing a socket with unread
+    /// bytes resets it, and the server would drop what it has not read yet.
+    pub(super) async fn close(&self) {
+        if self.link.is_owed() {
+            let patience = Instant::now() + self.reply_timeout.min(LAST_ANSWERS);
+            let answered = timeout_at(patience, self.call("PING", &Command::new("PING"))).await;
+            if !matches!(answered, Some(Ok(_))) {
+                tracing::debug!("{} was closed before all was answered", self.link.peer());
+            }
+        }
+        self.link.close("it was closed by this program");
+    }
+
     /// Sends one command; `what` names it in errors.
     pub(super) async fn call(&self, what: &str, command: &Command) -> Result<Value> {
         let request = self.link.request(&command.pack(), Expect::Count(1), self.reply_timeout);
@@ -129,10 +144,27 @@ impl Session {
         replies.into_iter().map(|reply| self.checked(what, reply)).collect()
     }
 
-    /// Hands commands to the kernel; error replies are logged when somebody reads them.
-    pub(super) async fn tell(&self, pipeline: Pipeline) -> Result<()> {
+    /// Hands commands to the kernel. Error replies are logged when somebody reads them; when the
+    /// link is lost before there were any, `lost` is called.
+    pub(super) async fn tell(
+        &self,
+        pipeline: Pipeline,
+        lost: impl FnOnce() + Send + 'static,
+    ) -> Result<()> {
+        let misplaced = self.misplaced.clone();
+        let told = move |replies: Option<Vec<Value>>| {
+            let Some(replies) = replies else { return lost() };
+            for reply in replies {
+                let Value::Error(error) = reply else { continue };
+                if is_misplaced(&error) {
+                    misplaced.store(true, Ordering::Release);
+                }
+                tracing::error!("Redis refused a command that was sent without waiting: {error}");
+            }
+        };
         let count = pipeline.len();
-        self.link.tell(&pipeline.into_bytes(), count, self.reply_timeout).await
+        let data = pipeline.into_bytes();
+        self.link.tell(&data, count, self.reply_timeout, Box::new(told)).await
     }
 
     /// Runs a script.
@@ -229,25 +261,14 @@ impl ScriptCall {
 }
 
 /// What comes in unasked.
-struct Incoming {
-    shared: Weak<Shared>,
-    misplaced: Arc<AtomicBool>,
-}
+struct Incoming(Weak<Shared>);
 
 impl Traffic<Value> for Incoming {
     fn route(&mut self, event: Value) -> Option<Value> {
         let Value::Push(items) = event else { return Some(event) };
-        if let Some(shared) = self.shared.upgrade() {
+        if let Some(shared) = self.0.upgrade() {
             shared.pushed(items);
         }
         None
-    }
-
-    fn unawaited(&mut self, event: Value) {
-        let Value::Error(error) = event else { return };
-        if is_misplaced(&error) {
-            self.misplaced.store(true, Ordering::Release);
-        }
-        tracing::error!("Redis refused an acknowledgement, the message will come again: {error}");
     }
 }

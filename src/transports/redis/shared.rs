@@ -6,6 +6,7 @@ use super::fanout::Fanout;
 use super::maintenance;
 use super::news::News;
 use super::session::Session;
+use super::unsure::Unsure;
 use crate::error::{Error, Result};
 use crate::io::task::sleep_until;
 use crate::model::{Name, Queue};
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     pub(super) bindings_of_queues: Mutex<HashMap<Name, HashSet<(Name, String)>>>,
     /// Tags of the claims that this store holds: their leases are renewed.
     pub(super) held: Mutex<HashSet<Name>>,
+    /// What was under way when a link was lost.
+    pub(super) unsure: Unsure,
     /// Queues that were declared here.
     pub(super) declared: Mutex<HashMap<Name, Queue>>,
     /// Whether messages were ever taken: then expired claims are looked for.
@@ -77,12 +80,18 @@ impl Shared {
             bindings: BindingCache::default(),
             bindings_of_queues: Mutex::default(),
             held: Mutex::default(),
+            unsure: Unsure::default(),
             declared: Mutex::default(),
             consuming: AtomicBool::new(false),
             maintained: AtomicBool::new(false),
             tag_head: format!("{:016x}", random()),
             tag_count: AtomicU64::new(0),
         })
+    }
+
+    /// For those who must not keep it alive.
+    pub(super) fn weak(&self) -> Weak<Self> {
+        self.me.clone()
     }
 
     /// The live session, if there is one.
@@ -115,6 +124,7 @@ impl Shared {
             Ok(session) => {
                 *self.backoff.lock() = Backoff::default();
                 let session = self.install(Arc::new(session))?;
+                self.settle_again(&session).await?;
                 self.in_step(session).await
             }
             Err(error) => {
@@ -154,10 +164,10 @@ impl Shared {
     }
 
     /// Gives everything up that lives in this process only.
-    pub(super) fn close(&self) {
+    pub(super) async fn close(&self) {
         let session = self.current.lock().take();
         if let Some(session) = session {
-            session.link().close("it was closed by this program");
+            session.close().await;
         }
         self.held.lock().clear();
         self.fanout.clear();

@@ -71,7 +71,7 @@ impl Store for RedisStore {
 
     async fn close(&self) -> Result<()> {
         if let Some(shared) = self.shared.get() {
-            shared.close();
+            shared.close().await;
         }
         Ok(())
     }
@@ -160,6 +160,7 @@ impl Store for RedisStore {
         let what = format!("the deletion of the queue '{queue}'");
         shared.session().await?.call(&what, &command).await?;
         shared.declared.lock().remove(queue);
+        shared.news.remove(queue);
         shared.unbind_all(queue).await?;
         let unused = shared.fanout.delete(queue);
         shared.unlisten(unused).await

@@ -2,7 +2,7 @@
 
 use super::error::unexpected;
 use super::scripts::Script;
-use super::session::ScriptCall;
+use super::session::{ScriptCall, Session};
 use super::shared::{Shared, record_tail};
 use crate::codec::envelope;
 use crate::error::Result;
@@ -33,14 +33,32 @@ impl Shared {
     }
 
     /// Ends claims: the commands are with the kernel when this returns, the answers are checked
-    /// when somebody reads them. Claims outlive links, so a new link will do.
+    /// when somebody reads them. Claims outlive links: what a lost link has swallowed is sent again
+    /// over the next one.
     pub(super) async fn settle(&self, claims: &[Claim]) -> Result<()> {
         let tags = self.let_go(claims);
         if tags.is_empty() {
             return Ok(());
         }
+        match self.session().await {
+            Ok(session) => self.settle_tags(&session, tags).await,
+            Err(error) => {
+                self.unsure.not_settled(tags);
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends the commands that end claims.
+    pub(super) async fn settle_tags(&self, session: &Session, tags: Vec<Name>) -> Result<()> {
         let pipeline = self.settle_commands(&tags);
-        self.session().await?.tell(pipeline).await
+        let shared = self.weak();
+        let lost = move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.unsure.not_settled(tags);
+            }
+        };
+        session.tell(pipeline, lost).await
     }
 
     /// Forgets that claims are held; those that were.

@@ -1,0 +1,187 @@
+//! What was under way when a link was lost: acknowledgements that the server may not have seen, and
+//! claims whose messages did not arrive. Both are put right over the next link; otherwise they would
+//! come again, and only after a visibility timeout.
+
+use super::error::unexpected;
+use super::session::Session;
+use super::shared::Shared;
+use crate::codec::envelope;
+use crate::error::{ErrorKind, Result};
+use crate::model::{Claim, Delivery, Name, Release};
+use crate::protocol::resp::Command;
+use crate::transport::QueueRef;
+use parking_lot::Mutex;
+use serde_json::value::RawValue;
+use std::time::{Duration, Instant};
+
+/// A dead link's last commands may reach the server late: look again after this, and once more.
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(40)];
+/// One question is about so many tags at most.
+const MOST: usize = 1000;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Unsure {
+    not_settled: Mutex<Vec<Name>>,
+    receives: Mutex<Vec<Receive>>,
+}
+
+/// A call of the receive script whose answer did not come.
+#[derive(Debug)]
+struct Receive {
+    /// First part of its tags.
+    tags: String,
+    looked: usize,
+    next: Instant,
+}
+
+impl Unsure {
+    /// These claims were settled, but the server may not know.
+    pub(super) fn not_settled(&self, tags: Vec<Name>) {
+        self.not_settled.lock().extend(tags);
+    }
+
+    /// Remembers a call of the receive script, if it is dropped without an answer.
+    pub(super) fn watch<'a>(&'a self, tags: &'a str, claims: bool) -> Watch<'a> {
+        Watch { unsure: self, tags: claims.then_some(tags) }
+    }
+
+    fn due(&self) -> Vec<Receive> {
+        let now = Instant::now();
+        let mut receives = self.receives.lock();
+        if receives.is_empty() {
+            return Vec::new();
+        }
+        let (due, later) =
+            std::mem::take(&mut *receives).into_iter().partition(|receive| receive.next <= now);
+        *receives = later;
+        due
+    }
+}
+
+/// One call of the receive script; see [`Unsure::watch`].
+pub(super) struct Watch<'a> {
+    unsure: &'a Unsure,
+    tags: Option<&'a str>,
+}
+
+impl Watch<'_> {
+    /// The answer is here.
+    pub(super) fn answered(mut self) {
+        self.tags = None;
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if let Some(tags) = self.tags {
+            let receive = Receive { tags: tags.to_owned(), looked: 0, next: Instant::now() };
+            self.unsure.receives.lock().push(receive);
+        }
+    }
+}
+
+impl Shared {
+    /// Settles over a new link what an old one has swallowed.
+    pub(super) async fn settle_again(&self, session: &Session) -> Result<()> {
+        let tags = std::mem::take(&mut *self.unsure.not_settled.lock());
+        if tags.is_empty() {
+            return Ok(());
+        }
+        self.settle_tags(session, tags).await
+    }
+
+    /// Fetches the messages of claims that were made for this store, but did not arrive. What is not
+    /// wanted any more goes back.
+    pub(super) async fn find_lost(
+        &self,
+        session: &Session,
+        queues: &[QueueRef],
+        max: usize,
+        out: &mut Vec<Delivery>,
+    ) -> Result<()> {
+        let mut unwanted = Vec::new();
+        for mut receive in self.unsure.due() {
+            let found = match self.claims_of(session, &receive.tags).await {
+                Ok(found) => found,
+                Err(error) => {
+                    self.unsure.receives.lock().push(receive);
+                    // What is here is not to be lost: the next call tells of the error.
+                    return if out.is_empty() { Err(error) } else { Ok(()) };
+                }
+            };
+            if let Some(pause) = LOOK_AGAIN.get(receive.looked).filter(|_| found.is_empty()) {
+                receive.looked += 1;
+                receive.next = Instant::now() + *pause;
+                self.unsure.receives.lock().push(receive);
+            }
+            for delivery in found {
+                let wanted = queues.iter().any(|q| q.name == delivery.claim.queue && !q.no_ack);
+                if wanted && out.len() < max {
+                    out.push(delivery);
+                } else {
+                    unwanted.push(delivery.claim);
+                }
+            }
+        }
+        if !unwanted.is_empty() {
+            let given_back = self.give_back(&unwanted, Release::Unseen).await;
+            return if out.is_empty() { given_back } else { Ok(()) };
+        }
+        Ok(())
+    }
+
+    async fn claims_of(&self, session: &Session, tags: &str) -> Result<Vec<Delivery>> {
+        let names: Vec<Name> = (1..=MOST).map(|number| format!("{tags}{number}").into()).collect();
+        let command = Command::new("HMGET")
+            .arg(self.config.unacked())
+            .args(names.iter().map(|tag| tag.as_bytes()));
+        let reply = session.call("to look for claims", &command).await?;
+        let kind = unexpected("HMGET", &reply);
+        let records = reply.into_items().ok_or(kind)?;
+        let mut found = Vec::new();
+        for (tag, record) in names.into_iter().zip(&records) {
+            let Some(record) = record.as_bytes() else { continue };
+            let Ok((raw, _, queue)) = serde_json::from_slice::<(&RawValue, String, String)>(record)
+            else {
+                continue; // it will be reported when the claim has expired
+            };
+            match envelope::decode(raw.get().as_bytes().to_vec().into()) {
+                Ok(message) => {
+                    let claim = Claim {
+                        tag: tag.clone(),
+                        queue: queue.into(),
+                        handle: self.config.claim_handle(self.config.step_of(&message)),
+                    };
+                    self.held.lock().insert(tag);
+                    found.push(Delivery { message, claim, settled: false });
+                }
+                Err(error) if error.kind() == ErrorKind::Decode => {
+                    self.settle_tags(session, vec![tag]).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if !found.is_empty() {
+            tracing::info!("{} messages of a lost link were found again", found.len());
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_unanswered_calls_are_remembered() {
+        let unsure = Unsure::default();
+        unsure.watch("answered-", true).answered();
+        drop(unsure.watch("no-claims-", false));
+        assert!(unsure.due().is_empty());
+        drop(unsure.watch("lost-", true));
+        let due = unsure.due();
+        assert_eq!((due.len(), due[0].tags.as_str()), (1, "lost-"));
+        assert!(unsure.due().is_empty());
+    }
+}
