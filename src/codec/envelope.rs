@@ -8,10 +8,11 @@
 use super::json::write_str;
 use crate::error::{Error, Result};
 use crate::model::scan::{Scanner, Text};
-use crate::model::{BodyEncoding, Json, Message, Properties};
+use crate::model::{BodyEncoding, Json, Message, Name, Properties};
 use base64_simd::STANDARD;
 use bytes::Bytes;
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 /// Writes a message as its envelope.
 pub fn encode(message: &Message) -> Vec<u8> {
@@ -138,25 +139,30 @@ fn read(input: &Bytes) -> Result<Message> {
         return Err(wrong(format_args!("not UTF-8 at byte {}", error.valid_up_to())));
     }
     let mut message = Message { properties: no_properties(), ..Message::default() };
-    let mut body: &[u8] = b"null";
+    let mut body = Body::Value(b"null");
     let mut seen = Seen::default();
     let mut extra = Rest::default();
     let mut scanner = Scanner::new(input);
     scanner.object(|name, scanner| {
-        match name.unescape().as_deref() {
-            Some("body") => body = scanner.value()?,
-            Some("content-type") => {
-                message.content_type = text(scanner, "content-type")?.as_deref().map(Into::into);
+        match name.bytes().as_deref() {
+            Some(b"body") => {
+                body = match scanner.peek() {
+                    Some(b'"') => Body::Text(scanner.string()?),
+                    _ => Body::Value(scanner.value()?),
+                };
             }
-            Some("content-encoding") => {
+            Some(b"content-type") => {
+                message.content_type = text(scanner, "content-type")?.as_deref().map(name_of);
+            }
+            Some(b"content-encoding") => {
                 message.content_encoding =
-                    text(scanner, "content-encoding")?.as_deref().map(Into::into);
+                    text(scanner, "content-encoding")?.as_deref().map(name_of);
             }
-            Some("headers") => {
+            Some(b"headers") => {
                 seen.headers = false;
                 message.headers = headers(scanner, input, &mut seen)?;
             }
-            Some("properties") => {
+            Some(b"properties") => {
                 seen.delivery_info = false;
                 message.properties = properties(scanner, &mut seen)?;
             }
@@ -171,11 +177,28 @@ fn read(input: &Bytes) -> Result<Message> {
     Ok(message)
 }
 
+/// The body as it stands in the envelope: a string, or any other value.
+enum Body<'a> {
+    Text(Text<'a>),
+    Value(&'a [u8]),
+}
+
 /// Where `"redelivered": true` was seen.
 #[derive(Default)]
 struct Seen {
     headers: bool,
     delivery_info: bool,
+}
+
+/// A name; those that nearly every message has are shared.
+fn name_of(text: &str) -> Name {
+    static COMMON: LazyLock<[Name; 3]> =
+        LazyLock::new(|| ["application/json", "utf-8", "celery"].map(Name::from));
+    match COMMON.iter().find(|name| ***name == *text) {
+        Some(name) => name.clone(),
+        None if text.is_empty() => Name::default(),
+        None => text.into(),
+    }
 }
 
 /// Collects the members that nobody asked for into an object.
@@ -220,7 +243,11 @@ fn text<'a>(scanner: &mut Scanner<'a>, member: &str) -> Result<Option<Cow<'a, st
 }
 
 fn own<'a>(text: Text<'a>, member: &str) -> Result<Cow<'a, str>> {
-    text.unescape().ok_or_else(|| wrong(format_args!("`{member}` has a lone surrogate")))
+    text.unescape().ok_or_else(|| lone(member))
+}
+
+fn lone(member: &str) -> Error {
+    wrong(format_args!("`{member}` has a lone surrogate"))
 }
 
 /// A value for an error message, shortened.
@@ -277,21 +304,21 @@ fn properties(scanner: &mut Scanner<'_>, seen: &mut Seen) -> Result<Properties> 
     let mut properties = no_properties();
     let mut rest = Rest::default();
     object_or_null(scanner, "properties", |name, scanner| {
-        match name.unescape().as_deref() {
-            Some("delivery_info") => {
+        match name.bytes().as_deref() {
+            Some(b"delivery_info") => {
                 seen.delivery_info = false;
                 delivery_info(scanner, &mut properties, seen)?;
             }
-            Some("delivery_tag") => properties.delivery_tag = delivery_tag(scanner)?,
-            Some("body_encoding") => properties.body_encoding = body_encoding(scanner)?,
-            Some("priority") => {
+            Some(b"delivery_tag") => properties.delivery_tag = delivery_tag(scanner)?,
+            Some(b"body_encoding") => properties.body_encoding = body_encoding(scanner)?,
+            Some(b"priority") => {
                 let member = scanner.member(name)?;
                 properties.priority = number(member.value);
                 if properties.priority.is_none() && member.value != b"null" {
                     rest.push(member.whole);
                 }
             }
-            Some("expiration") => {
+            Some(b"expiration") => {
                 let member = scanner.member(name)?;
                 properties.expiration = number(member.value).and_then(|n| n.try_into().ok());
                 if properties.expiration.is_none() && member.value != b"null" {
@@ -311,20 +338,20 @@ fn delivery_info(
     properties: &mut Properties,
     seen: &mut Seen,
 ) -> Result<()> {
-    properties.exchange = "".into();
-    properties.routing_key = "".into();
+    properties.exchange = Name::default();
+    properties.routing_key = Name::default();
     let mut rest = Rest::default();
     object_or_null(scanner, "properties.delivery_info", |name, scanner| {
-        match name.unescape().as_deref() {
-            Some("exchange") => {
+        match name.bytes().as_deref() {
+            Some(b"exchange") => {
                 let exchange = text(scanner, "properties.delivery_info.exchange")?;
-                properties.exchange = exchange.unwrap_or_default().into();
+                properties.exchange = name_of(&exchange.unwrap_or_default());
             }
-            Some("routing_key") => {
+            Some(b"routing_key") => {
                 let key = text(scanner, "properties.delivery_info.routing_key")?;
-                properties.routing_key = key.unwrap_or_default().into();
+                properties.routing_key = name_of(&key.unwrap_or_default());
             }
-            Some("redelivered") => seen.delivery_info = scanner.value()? == b"true",
+            Some(b"redelivered") => seen.delivery_info = scanner.value()? == b"true",
             _ => rest.push(scanner.member(name)?.whole),
         }
         Ok(())
@@ -364,50 +391,45 @@ fn number(value: &[u8]) -> Option<i64> {
     text.strip_suffix(".0").unwrap_or(text).parse().ok()
 }
 
-fn read_body(raw: &[u8], encoding: BodyEncoding) -> Result<Bytes> {
-    let mut scanner = Scanner::new(raw);
-    if encoding == BodyEncoding::Base64 {
-        return match raw.first() {
-            Some(b'"') => base64(scanner.string()?),
-            _ if raw == b"null" => Ok(Bytes::new()),
-            _ => Err(wrong(format_args!("`body` must be a base64 string, not {}", show(raw)))),
-        };
-    }
-    match raw.first() {
-        Some(b'"') => Ok(own(scanner.string()?, "body")?.into_owned().into()),
-        Some(b'{') => Ok(match wrapped(&mut scanner)? {
-            Some(body) => body,
-            None => Bytes::copy_from_slice(raw),
-        }),
-        _ if raw == b"null" => Ok(Bytes::new()),
-        // A publisher that does not serialise first; its JSON text is what a serializer reads.
-        _ => Ok(Bytes::copy_from_slice(raw)),
+fn read_body(body: Body<'_>, encoding: BodyEncoding) -> Result<Bytes> {
+    match (body, encoding) {
+        (Body::Text(text), BodyEncoding::Base64) => base64(text),
+        (Body::Text(text), BodyEncoding::Plain) => Ok(own(text, "body")?.into_owned().into()),
+        (Body::Value(b"null"), _) => Ok(Bytes::new()),
+        (Body::Value(raw), BodyEncoding::Base64) => {
+            Err(wrong(format_args!("`body` must be a base64 string, not {}", show(raw))))
+        }
+        // A publisher that does not serialise first; the JSON text is what a serializer reads.
+        (Body::Value(raw), BodyEncoding::Plain) => {
+            let wrapped = if raw.first() == Some(&b'{') { wrapped(raw)? } else { None };
+            Ok(wrapped.unwrap_or_else(|| Bytes::copy_from_slice(raw)))
+        }
     }
 }
 
 fn base64(text: Text<'_>) -> Result<Bytes> {
-    let text = own(text, "body")?;
-    // Forgiving: Python's b64decode takes line breaks too.
-    match base64_simd::forgiving_decode_to_vec(text.as_bytes()) {
+    let text = text.bytes().ok_or_else(|| lone("body"))?;
+    // Python's b64decode takes line breaks and such too.
+    let decoded =
+        STANDARD.decode_to_vec(&*text).or_else(|_| base64_simd::forgiving_decode_to_vec(&text));
+    match decoded {
         Ok(body) => Ok(body.into()),
-        Err(_) => {
-            Err(wrong(format_args!("`body` is not valid base64: {:?}", show(text.as_bytes()))))
-        }
+        Err(_) => Err(wrong(format_args!("`body` is not valid base64: {:?}", show(&text)))),
     }
 }
 
 /// A body of bytes that stock Kombu wrote without a body encoding: `{"__type__": "bytes" or
 /// "base64", "__value__": text}`. `None` for any other object.
-fn wrapped(scanner: &mut Scanner<'_>) -> Result<Option<Bytes>> {
+fn wrapped(raw: &[u8]) -> Result<Option<Bytes>> {
     let (mut kind, mut value) = (None, None);
-    scanner.object(|name, scanner| {
+    Scanner::new(raw).object(|name, scanner| {
         if scanner.peek() != Some(b'"') {
             scanner.value()?;
         } else {
             let text = scanner.string()?;
-            match name.unescape().as_deref() {
-                Some("__type__") => kind = text.unescape(),
-                Some("__value__") => value = Some(text),
+            match name.bytes().as_deref() {
+                Some(b"__type__") => kind = text.unescape(),
+                Some(b"__value__") => value = Some(text),
                 _ => {}
             }
         }

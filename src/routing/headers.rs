@@ -3,10 +3,8 @@
 
 use crate::error::{Error, Result};
 use crate::model::Json;
-use crate::model::scan::Scanner;
+use crate::model::scan::{Member, Scanner};
 use serde_json::Value;
-use std::borrow::Cow;
-use std::collections::HashMap;
 
 /// How many of the arguments must match, and whether those that begin with `x-` take part.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,13 +40,12 @@ fn mode(value: &[u8]) -> Option<Mode> {
     MODES.iter().find(|(own, _)| *own == name).map(|(_, mode)| *mode)
 }
 
-/// A message's headers, looked up by name.
-pub(super) struct Headers<'a>(HashMap<Cow<'a, str>, &'a [u8]>);
+/// A message's headers.
+pub(super) struct Headers<'a>(Vec<Member<'a>>);
 
 impl<'a> Headers<'a> {
     pub(super) fn new(headers: &'a Json) -> Self {
-        let members = headers.members().into_iter();
-        Self(members.filter_map(|m| Some((m.name.unescape()?, m.value))).collect())
+        Self(headers.members())
     }
 
     /// Whether a binding with these arguments takes the message.
@@ -56,15 +53,18 @@ impl<'a> Headers<'a> {
     /// A header has to be there with an equal value of the same type; an argument that is null asks
     /// for its presence only. Without any argument to look at "all" takes the message, "any" does not.
     pub(super) fn match_binding(&self, arguments: &Json) -> bool {
-        let mode = arguments.get("x-match").and_then(mode).unwrap_or(MODES[0].1);
-        // Of a repeated argument the last one counts.
-        let arguments = Headers::new(arguments).0;
-        let mut wanted = arguments.iter().filter(|(name, _)| {
-            name.as_ref() != "x-match" && (mode.with_x || !name.starts_with("x-"))
+        let arguments = arguments.members();
+        let named = arguments.iter().rfind(|member| member.name.is("x-match"));
+        let mode = named.and_then(|member| mode(member.value)).unwrap_or(MODES[0].1);
+        let mut wanted = arguments.iter().enumerate().filter(|(index, member)| {
+            // Of a repeated argument the last one counts.
+            let repeated = arguments[index + 1..].iter().any(|later| later.name.same(member.name));
+            let is_x = member.name.bytes().is_some_and(|name| name.starts_with(b"x-"));
+            !repeated && !member.name.is("x-match") && (mode.with_x || !is_x)
         });
-        let matches = |(name, value): (&Cow<'_, str>, &&[u8])| match self.0.get(name) {
-            Some(own) => *value == b"null" || equal(own, value),
-            None => false,
+        let matches = |(_, wanted): (usize, &Member<'_>)| {
+            let own = self.0.iter().rfind(|own| own.name.same(wanted.name));
+            own.is_some_and(|own| wanted.value == b"null" || equal(own.value, wanted.value))
         };
         if mode.all { wanted.all(matches) } else { wanted.any(matches) }
     }

@@ -33,14 +33,14 @@ pub fn route(
             queues.extend(bindings.iter().filter(|b| headers.match_binding(&b.arguments)));
         }
     }
-    queues.names
+    queues.names.into_iter().cloned().collect()
 }
 
 /// Names in the order of their first appearance. Most messages go to one or two queues, so the set
 /// is made only when there are many.
 #[derive(Default)]
 struct Distinct<'a> {
-    names: Vec<Name>,
+    names: Vec<&'a Name>,
     seen: HashSet<&'a str>,
 }
 
@@ -50,13 +50,16 @@ impl<'a> Distinct<'a> {
     fn extend(&mut self, bindings: impl IntoIterator<Item = &'a Binding>) {
         for binding in bindings {
             let queue = &binding.queue;
-            let new = if self.names.len() < Self::FEW {
-                !self.names.contains(queue)
+            let new = if self.seen.is_empty() {
+                !self.names.contains(&queue)
             } else {
-                !self.names[..Self::FEW].contains(queue) && self.seen.insert(queue)
+                self.seen.insert(queue)
             };
             if new {
-                self.names.push(queue.clone());
+                self.names.push(queue);
+                if self.names.len() == Self::FEW {
+                    self.seen.extend(self.names.iter().map(|name| &***name));
+                }
             }
         }
     }

@@ -7,41 +7,58 @@
 /// AMQP and RabbitMQ say that it does, and so do we. Time is bounded by the product of the two
 /// numbers of words: only the last `#` is ever tried again.
 pub fn topic_matches(binding_key: &str, routing_key: &str) -> bool {
-    let mut pattern = words(binding_key);
-    let mut key = words(routing_key);
+    let mut pattern = Words::of(binding_key);
+    let mut key = Words::of(routing_key);
     // Where to go on when it fails: after the last `#`, with one more word swallowed by it.
     let mut retry: Option<(Words<'_>, Words<'_>)> = None;
     loop {
-        let mut next_pattern = pattern.clone();
-        let matched = match next_pattern.next() {
-            Some("#") => {
-                pattern = next_pattern;
-                retry = Some((pattern.clone(), key.clone()));
+        let mut rest = pattern;
+        let matched = match rest.next() {
+            Some(b"#") => {
+                if rest.0.is_none() {
+                    return true;
+                }
+                pattern = rest;
+                retry = Some((rest, key));
                 continue;
             }
-            Some("*") => key.next().is_some(),
+            Some(b"*") => key.next().is_some(),
             Some(word) => key.next() == Some(word),
-            None if key.clone().next().is_none() => return true,
+            None if key.0.is_none() => return true,
             None => false,
         };
         if matched {
-            pattern = next_pattern;
+            pattern = rest;
             continue;
         }
         let Some((after, swallowed)) = &mut retry else { return false };
         if swallowed.next().is_none() {
             return false;
         }
-        pattern = after.clone();
-        key = swallowed.clone();
+        pattern = *after;
+        key = *swallowed;
     }
 }
 
-type Words<'a> = std::iter::Take<std::str::Split<'a, char>>;
+/// The words of a key that are left; the empty key has none, as in RabbitMQ.
+#[derive(Clone, Copy)]
+struct Words<'a>(Option<&'a [u8]>);
 
-/// The words of a key; the empty key has none, as in RabbitMQ.
-fn words(key: &str) -> Words<'_> {
-    key.split('.').take(if key.is_empty() { 0 } else { usize::MAX })
+impl<'a> Words<'a> {
+    fn of(key: &'a str) -> Self {
+        Self((!key.is_empty()).then_some(key.as_bytes()))
+    }
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.0?;
+        match rest.iter().position(|&byte| byte == b'.') {
+            Some(dot) => {
+                self.0 = Some(&rest[dot + 1..]);
+                Some(&rest[..dot])
+            }
+            None => self.0.take(),
+        }
+    }
 }
 
 /// The regular expression that stock Kombu makes of a binding key and keeps in the binding tables
