@@ -10,6 +10,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._alias import install_as_kombu
+    from .common import eventloop
+    from .connection import BrokerConnection, Connection
+    from .entity import Exchange, Queue, binding
+    from .message import Message
+    from .messaging import Consumer, Producer
+    from .pools import connections, producers
+    from .serialization import disable_insecure_serializers, enable_insecure_serializers
+    from .utils.url import parse_url
+    from .utils.uuid import uuid
+
 #: The version of Kombu whose interface this is; programs that ask Kombu's version want it.
 __version__ = "5.7.0"
 __author__ = "The kombu-rs authors"
@@ -92,15 +103,17 @@ _MODULES = frozenset(
 )
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f".{name}", __name__)
-    origin = _ORIGIN.get(name)
-    if origin is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{origin}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker sees the imports above instead
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f".{name}", __name__)
+        origin = _ORIGIN.get(name)
+        if origin is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{origin}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -73,7 +73,8 @@ class _KombuFinder:
                 f"no module {name!r}",
                 name=fullname,
             )
-        return importlib.machinery.ModuleSpec(fullname, _SharedModule(name))
+        loader: Any = _SharedModule(name)
+        return importlib.machinery.ModuleSpec(fullname, loader)
 
 
 def _installed() -> bool:

@@ -62,7 +62,7 @@ def wait(fds: Sequence[tuple[int, int]], timeout: float | None) -> None:
         for watcher, key in zip(watchers, fds, strict=False):
             watcher.stop()
             if reuse and len(idle) < _KEEP:
-                idle.setdefault(tuple(key), []).append(watcher)
+                idle.setdefault((key[0], key[1]), []).append(watcher)
             else:
                 watcher.close()
         if len(idle) >= _KEEP:

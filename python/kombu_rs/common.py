@@ -86,7 +86,7 @@ class Broadcast(Queue):
         alias: the queue's ``alias``.
     """
 
-    attrs = (*Queue.attrs, ("queue", None))
+    attrs: tuple[tuple[str, Any], ...] = (*Queue.attrs, ("queue", None))
 
     def __init__(
         self,

@@ -91,8 +91,9 @@ class Exchange(MaybeChannelBound):
     passive = False
     delivery_mode: int | None = None
     no_declare = False
+    arguments: dict[str, Any] | None
 
-    attrs = (
+    attrs: tuple[tuple[str, Any], ...] = (
         ("name", None),
         ("type", None),
         ("arguments", None),
@@ -258,7 +259,7 @@ class Exchange(MaybeChannelBound):
         return f"Exchange {_reprstr(self.name)}({self.type})"
 
     @property
-    def can_cache_declaration(self) -> bool:
+    def can_cache_declaration(self) -> bool:  # type: ignore[override]
         """Whether one declaration per connection is enough: not when it deletes itself."""
         return not self.auto_delete
 
@@ -273,7 +274,7 @@ class binding(Object):
         unbind_arguments: arguments of the unbind.
     """
 
-    attrs = (
+    attrs: tuple[tuple[str, Any], ...] = (
         ("exchange", None),
         ("routing_key", None),
         ("arguments", None),
@@ -358,8 +359,18 @@ class Queue(MaybeChannelBound):
     exclusive = False
     auto_delete = False
     no_ack = False
+    queue_arguments: dict[str, Any] | None
+    binding_arguments: dict[str, Any] | None
+    consumer_arguments: dict[str, Any] | None
+    alias: str | None
+    no_declare: bool | None
+    expires: float | None
+    message_ttl: float | None
+    max_length: int | None
+    max_length_bytes: int | None
+    max_priority: int | None
 
-    attrs = (
+    attrs: tuple[tuple[str, Any], ...] = (
         ("name", None),
         ("exchange", None),
         ("routing_key", None),
@@ -635,7 +646,7 @@ class Queue(MaybeChannelBound):
         return self._repr_entity(f"Queue {self.name} -> {route}")
 
     @property
-    def can_cache_declaration(self) -> bool:
+    def can_cache_declaration(self) -> bool:  # type: ignore[override]
         """Whether one declaration per connection is enough: not when the broker may delete it."""
         arguments = self.queue_arguments or {}
         return not self.auto_delete and "x-expires" not in arguments

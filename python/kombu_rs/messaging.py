@@ -358,7 +358,7 @@ class Producer:
             body, method = compress(body, compression)
             if headers is not None:
                 headers["compression"] = method
-        return body, content_type, content_encoding  # type: ignore[return-value]
+        return body, content_type, content_encoding
 
     @property
     def connection(self) -> Any:

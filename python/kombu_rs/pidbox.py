@@ -123,7 +123,7 @@ class Node:
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
         """Called for a message that cannot be decoded; by default it is logged."""
-        error("Cannot decode message: %r", exc, exc_info=1)
+        error("Cannot decode message: %r", exc, exc_info=True)
 
     def listen(self, channel: Any = None, callback: Any = None) -> Any:
         """Return a consumer that handles messages; it is not consuming yet."""
@@ -167,7 +167,7 @@ class Node:
         except SystemExit:
             raise
         except Exception as exc:
-            error("pidbox command error: %r", exc, exc_info=1)
+            error("pidbox command error: %r", exc, exc_info=True)
             reply = {"error": repr(exc)}
         if reply_to:
             self.reply(

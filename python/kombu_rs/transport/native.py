@@ -90,6 +90,9 @@ class Channel(_native.Channel, base.StdChannel):
     Message = Message
     QoS = QoS
 
+    #: The transport; None when the channel was closed.
+    connection: Any
+
     #: How bodies are written in the broker: ``"base64"``, or None for text as it is.
     body_encoding: str | None = "base64"
     #: Put unacknowledged messages back when the channel is closed.

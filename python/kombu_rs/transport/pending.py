@@ -73,6 +73,12 @@ class AMQP(Pending):
         "login_method": "PLAIN",
     }
 
+    def get_manager(self, *args: Any, **kwargs: Any) -> Any:
+        """RabbitMQ's management API, which is HTTP: see :mod:`kombu_rs.utils.amq_manager`."""
+        from ..utils.amq_manager import get_manager
+
+        return get_manager(self.client, *args, **kwargs)
+
 
 class AMQPS(AMQP):
     """AMQP over TLS."""

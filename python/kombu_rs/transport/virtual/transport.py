@@ -114,7 +114,9 @@ class Transport(base.Transport):
             while channels:
                 channels.pop().close()
 
-    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+    def drain_events(  # type: ignore[override]
+        self, connection: Any, timeout: float | None = None
+    ) -> None:
         """Deliver a message, waiting for one.
 
         Raises:
