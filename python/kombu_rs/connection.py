@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-from . import exceptions
+from . import _native, exceptions
 from .broker_url import _check_url_options, _check_url_transport, _scheme, _seconds, _split_hosts
 from .log import get_logger
 from .resource import Resource  # noqa: F401 - Kombu's users find it here
@@ -41,7 +41,7 @@ _log_connection = os.environ.get("KOMBU_LOG_CONNECTION", False)
 _log_channel = os.environ.get("KOMBU_LOG_CHANNEL", False)
 
 
-class Connection(Retrying):
+class Connection(_native.Connection, Retrying):
     """A connection to a broker, opened when it is first needed.
 
     Arguments:
@@ -299,17 +299,6 @@ class Connection(Retrying):
             rate: how often this is called per heartbeat interval.
         """
         return self.transport.heartbeat_check(self.connection, rate=rate)
-
-    def drain_events(self, **kwargs: Any) -> Any:
-        """Wait for an event (a message, mostly) and handle it.
-
-        Arguments:
-            timeout: give up after so many seconds. Default: wait for ever.
-
-        Raises:
-            socket.timeout: nothing came in time.
-        """
-        return self.transport.drain_events(self.connection, **kwargs)
 
     def maybe_close_channel(self, channel: Any) -> None:
         """Close a channel; connection and channel errors are ignored."""

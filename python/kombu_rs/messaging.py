@@ -9,6 +9,7 @@ from threading import local
 from types import TracebackType
 from typing import Any
 
+from . import _native
 from .batch import DEFAULT_BATCH_SIZE, _ProducerBatch, _ProducerBatchState
 from .common import maybe_declare
 from .compression import compress
@@ -29,7 +30,7 @@ def _expiration_ms(seconds: Any) -> str:
         raise ValueError(f"expiration must be a number of seconds, got {seconds!r}") from None
 
 
-class Producer:
+class Producer(_native.Producer):
     """Publishes messages.
 
     Arguments:
@@ -146,7 +147,7 @@ class Producer:
         # A name alone: our own exchange says how durable messages are.
         return exchange, maybe_delivery_mode(delivery_mode or self.exchange.delivery_mode)
 
-    def publish(
+    def _publish_generic(
         self,
         body: Any,
         routing_key: str | None = None,
@@ -168,33 +169,8 @@ class Producer:
         confirm_timeout: float | None = None,
         **properties: Any,
     ) -> Any:
-        """Publish a message.
-
-        Arguments:
-            body: what to send; serialized unless ``content_type`` says that it is encoded.
-            routing_key: default: the producer's.
-            delivery_mode: ``"persistent"`` (2, default) or ``"transient"`` (1).
-            mandatory: return it when no queue gets it.
-            immediate: return it when no consumer can take it now. RabbitMQ refuses this.
-            priority: 0 to 9.
-            content_type, content_encoding: of a body that is already encoded.
-            serializer: name of the serializer. Default: the producer's.
-            headers: the application's headers.
-            compression: name of the compression. Default: the producer's.
-            exchange: an exchange or its name. Default: the producer's.
-            retry: try again when the connection is lost.
-            retry_policy: arguments of :meth:`~kombu_rs.Connection.ensure`.
-            declare: exchanges and queues to declare first (once per connection).
-            expiration: drop the message after so many seconds.
-            timeout: give up sending after so many seconds.
-            confirm_timeout: give up waiting for the broker's confirm after so many seconds.
-            properties: further AMQP properties, such as ``reply_to`` (a name, or a queue whose
-                name is taken after it is declared) and ``correlation_id``.
-
-        Raises:
-            EncodeError: the body cannot be serialized.
-            OperationalError: the broker cannot be reached (with ``retry``).
-        """
+        """What :meth:`publish` does with channels, serializers and options that the native path leaves
+        to us: any channel object, any serializer, compression, retries."""
         retry_policy = {} if retry_policy is None else retry_policy
         headers = {} if headers is None else headers
         to_declare = [] if declare is None else list(declare)
@@ -369,7 +345,7 @@ class Producer:
             return None
 
 
-class Consumer:
+class Consumer(_native.Consumer):
     """Receives messages from queues.
 
     Arguments:
@@ -597,30 +573,6 @@ class Consumer:
         tag = consumer_tag or f"{self.tag_prefix}{next(self._tags)}"
         self._active_tags[queue.name] = tag
         return tag
-
-    def _receive_callback(self, message: Any) -> Any:
-        """Make the raw message a :class:`Message`, decode it and hand it to the application.
-
-        What the channel calls for each delivery, and the place where a native one takes over.
-        """
-        on_message = self.on_message
-        decoded = None
-        try:
-            to_python = getattr(self.channel, "message_to_python", None)
-            if to_python:
-                message = to_python(message)
-            if self.accept is not None:
-                message.accept = self.accept
-            if message.errors:
-                return message._reraise_error(self.on_decode_error)
-            if not on_message:
-                decoded = message.decode()
-        except Exception as exc:
-            if not self.on_decode_error:
-                raise
-            self.on_decode_error(message, exc)
-            return None
-        return on_message(message) if on_message else self.receive(decoded, message)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.queues}>"

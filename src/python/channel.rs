@@ -2,17 +2,17 @@
 
 use super::enter::enter;
 use super::message::Message;
-use super::{body, names};
+use super::{batch, body, names, overrides};
 use crate::model::{self, BodyEncoding, Exchange, ExchangeKind, Name, Queue, QueueOptions};
 use crate::transport::{self, ConsumeOptions, Event};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PySet, PyTuple};
+use pyo3::types::{PyDict, PySet};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// A channel of a native transport: what Kombu calls ``virtual.Channel``.
@@ -29,9 +29,21 @@ pub struct Channel {
 static NEXT_TAG: AtomicU64 = AtomicU64::new(1);
 
 /// A delivery tag that no other publisher writes.
-fn publisher_tag() -> String {
+pub(super) fn publisher_tag() -> String {
     let number = NEXT_TAG.fetch_add(1, Ordering::Relaxed);
     format!("{}-{number:x}", crate::io::identity::unique())
+}
+
+/// `application/json`, shared.
+pub(super) fn json_type() -> Name {
+    static NAME: LazyLock<Name> = LazyLock::new(|| "application/json".into());
+    NAME.clone()
+}
+
+/// `utf-8`, shared.
+pub(super) fn utf8() -> Name {
+    static NAME: LazyLock<Name> = LazyLock::new(|| "utf-8".into());
+    NAME.clone()
 }
 
 impl Channel {
@@ -57,7 +69,7 @@ impl Channel {
     /// The native channel under an object, when its methods are the native ones.
     pub(super) fn native<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Self>> {
         let native = object.cast::<Self>().ok()?;
-        super::overrides::is_plain_channel(&object.get_type()).then_some(native)
+        overrides::is_plain(&overrides::CHANNEL, &object.get_type()).then_some(native)
     }
 
     pub(super) fn settle_ack(
@@ -68,6 +80,11 @@ impl Channel {
     ) -> PyResult<()> {
         let tag = tag_text(tag)?;
         enter(py, self.inner.ack(&tag, multiple))
+    }
+
+    /// Whether it was closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Hands a delivery to its consumer's callback.
@@ -84,7 +101,7 @@ impl Channel {
         callback.call1(py, (message,)).map(drop)
     }
 
-    fn encoding(slf: &Bound<'_, Self>) -> PyResult<BodyEncoding> {
+    pub(super) fn encoding(slf: &Bound<'_, Self>) -> PyResult<BodyEncoding> {
         let encoding = slf.getattr(pyo3::intern!(slf.py(), "body_encoding"))?;
         if encoding.is_none() {
             return Ok(BodyEncoding::Plain);
@@ -161,7 +178,7 @@ impl Channel {
 
     /// The transport (Kombu's name for it).
     #[getter]
-    fn connection(&self, py: Python<'_>) -> Py<PyAny> {
+    pub(super) fn connection(&self, py: Python<'_>) -> Py<PyAny> {
         self.connection.lock().as_ref().map_or_else(|| py.None(), |c| c.clone_ref(py))
     }
 
@@ -180,7 +197,7 @@ impl Channel {
     /// Whether it was closed.
     #[getter]
     fn closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.is_closed()
     }
 
     /// Consumer tags whose messages need no acknowledgement.
@@ -332,22 +349,10 @@ impl Channel {
         enter(slf.py(), slf.get().inner.publish(vec![message]))
     }
 
-    /// Publish several prepared messages: pairs of a message and its ``(exchange, routing_key)``.
-    fn _publish_many(slf: &Bound<'_, Self>, messages: Vec<Bound<'_, PyTuple>>) -> PyResult<()> {
-        let encoding = Self::encoding(slf)?;
-        let mut ready = Vec::with_capacity(messages.len());
-        for item in messages {
-            let (prepared, exchange, routing_key): (Bound<'_, PyDict>, String, String) =
-                item.extract()?;
-            ready.push(body::message(
-                &prepared,
-                &exchange,
-                &routing_key,
-                publisher_tag(),
-                encoding,
-            )?);
-        }
-        enter(slf.py(), slf.get().inner.publish(ready))
+    /// A batch that collects messages and sends them together.
+    #[pyo3(signature = (max_size=1000))]
+    fn create_publish_batch(slf: &Bound<'_, Self>, max_size: usize) -> batch::PublishBatch {
+        batch::PublishBatch::make(slf.clone().unbind(), max_size)
     }
 
     /// Consume from a queue: ``callback(message)`` is called for each message.
@@ -402,7 +407,7 @@ impl Channel {
         let gone = self.callbacks.lock().remove(tag.as_str());
         drop(gone);
         self.no_ack_consumers.bind(py).discard(&tag)?;
-        if self.closed() {
+        if self.is_closed() {
             return Ok(());
         }
         enter(py, self.inner.cancel(&tag))

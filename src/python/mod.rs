@@ -1,14 +1,19 @@
 //! The extension module `kombu_rs._native`: the only place that knows Python.
 
+mod batch;
 mod body;
 mod callbacks;
 mod channel;
+mod connection;
+mod consumer;
+mod cycle;
 mod enter;
 mod errors;
 mod json;
 mod message;
 mod names;
 mod overrides;
+mod producer;
 mod qos;
 mod transport;
 mod waiters;
@@ -18,8 +23,13 @@ use pyo3::prelude::*;
 /// The native core of `kombu_rs`.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<batch::PublishBatch>()?;
     module.add_class::<channel::Channel>()?;
+    module.add_class::<connection::Connection>()?;
+    module.add_class::<consumer::Consumer>()?;
+    module.add_class::<cycle::FairCycle>()?;
     module.add_class::<message::Message>()?;
+    module.add_class::<producer::Producer>()?;
     module.add_class::<qos::QoS>()?;
     module.add_class::<transport::Transport>()?;
     json::register(module)

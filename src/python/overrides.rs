@@ -5,32 +5,55 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 use std::collections::HashMap;
 
-/// What was found about a type, by its address. A type that is collected could leave its address to
-/// another one, so a reference is kept.
-static CHANNELS: Mutex<Option<HashMap<usize, (bool, Py<PyType>)>>> = Mutex::new(None);
+/// A class of ours and the methods that its fast paths go around.
+#[derive(Debug)]
+pub struct Hooks {
+    module: &'static str,
+    class: &'static str,
+    methods: &'static [&'static str],
+}
 
-/// Methods of a channel that the fast paths go around.
-const CHANNEL: [&str; 5] =
-    ["basic_publish", "prepare_message", "basic_ack", "message_to_python", "body_encoding"];
+/// Channels.
+pub static CHANNEL: Hooks = Hooks {
+    module: "kombu_rs.transport.native",
+    class: "Channel",
+    methods: &["basic_publish", "prepare_message", "basic_ack", "message_to_python"],
+};
 
-/// Whether a channel type has our own `basic_publish`, `basic_ack`, ...: those that
-/// `kombu_rs.transport.native.Channel` has.
-pub fn is_plain_channel(class: &Bound<'_, PyType>) -> bool {
-    let address = class.as_ptr() as usize;
-    let known = CHANNELS.lock().as_ref().and_then(|known| known.get(&address).map(|k| k.0));
+/// Transports.
+pub static TRANSPORT: Hooks =
+    Hooks { module: "kombu_rs.transport.native", class: "Transport", methods: &["drain_events"] };
+
+/// Producers.
+pub static PRODUCER: Hooks = Hooks {
+    module: "kombu_rs.messaging",
+    class: "Producer",
+    methods: &["_publish", "_prepare", "_delivery_details", "channel"],
+};
+
+type Known = HashMap<(usize, usize), (bool, Py<PyType>)>;
+
+/// What was found, by the addresses of hooks and type. A reference to the type is kept: one that is
+/// collected could leave its address to another.
+static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+
+/// Whether `class` has all of our own methods that `hooks` names.
+pub fn is_plain(hooks: &'static Hooks, class: &Bound<'_, PyType>) -> bool {
+    let key = (std::ptr::from_ref(hooks) as usize, class.as_ptr() as usize);
+    let known = KNOWN.lock().as_ref().and_then(|known| known.get(&key).map(|found| found.0));
     if let Some(known) = known {
         return known;
     }
-    let found = look(class).unwrap_or(false);
+    let found = look(hooks, class).unwrap_or(false);
     let entry = (found, class.clone().unbind());
-    CHANNELS.lock().get_or_insert_default().insert(address, entry);
+    KNOWN.lock().get_or_insert_default().insert(key, entry);
     found
 }
 
-fn look(class: &Bound<'_, PyType>) -> PyResult<bool> {
-    let own = class.py().import("kombu_rs.transport.native")?.getattr("Channel")?;
-    for name in CHANNEL {
-        if !class.getattr(name)?.is(own.getattr(name)?) {
+fn look(hooks: &Hooks, class: &Bound<'_, PyType>) -> PyResult<bool> {
+    let own = class.py().import(hooks.module)?.getattr(hooks.class)?;
+    for name in hooks.methods {
+        if !class.getattr(*name)?.is(&own.getattr(*name)?) {
             return Ok(false);
         }
     }

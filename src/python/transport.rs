@@ -125,7 +125,7 @@ impl Transport {
     /// Raises:
     ///     TimeoutError: nothing came within ``timeout`` seconds (None: wait for ever).
     #[pyo3(signature = (connection=None, timeout=None))]
-    fn drain_events(
+    pub(super) fn drain_events(
         &self,
         py: Python<'_>,
         connection: Option<&Bound<'_, PyAny>>,

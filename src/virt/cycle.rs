@@ -72,18 +72,25 @@ impl<T> FairCycle<T> {
     ) -> Option<Result<R, E>> {
         let mut last = None;
         for _ in 0..self.resources.len() {
-            if self.next >= self.resources.len() {
-                self.next = 0;
-            }
-            let resource = &self.resources[self.next];
-            self.next += 1;
-            match ask(resource) {
+            let turn = next_turn(&mut self.next, self.resources.len())?;
+            match ask(&self.resources[turn]) {
                 Err(error) if is_empty(&error) => last = Some(Err(error)),
                 answer => return Some(answer),
             }
         }
         last
     }
+}
+
+/// Whose turn it is among `count` resources: `next` says where the round goes on, and moves behind it.
+/// `None` when there is no resource.
+pub fn next_turn(next: &mut usize, count: usize) -> Option<usize> {
+    if count == 0 {
+        return None;
+    }
+    let turn = if *next < count { *next } else { 0 };
+    *next = turn + 1;
+    Some(turn)
 }
 
 #[cfg(test)]

@@ -10,4 +10,4 @@ mod publish;
 mod pump;
 
 pub use connection::{Connection, Opener};
-pub use cycle::FairCycle;
+pub use cycle::{FairCycle, next_turn};

@@ -50,40 +50,6 @@ class queue_declare_ok_t(NamedTuple):
     consumer_count: int
 
 
-class PublishBatch:
-    """Messages on their way out of a channel, together.
-
-    Arguments:
-        channel: sends them.
-        max_size: as soon as so many have come.
-    """
-
-    def __init__(self, channel: Channel, max_size: int) -> None:
-        self.channel = channel
-        self.max_size = max_size
-        self._waiting: list[tuple[dict, str, str]] = []
-
-    def publish(
-        self, message: dict, exchange: str = "", routing_key: str = "", **kwargs: Any
-    ) -> None:
-        """Add a message; arguments as ``basic_publish``."""
-        self._waiting.append((message, exchange, routing_key))
-        if len(self._waiting) >= self.max_size:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what has come. What fails is not tried again: some of it may have arrived."""
-        messages, self._waiting = self._waiting, []
-        if messages:
-            self.channel.publish_many(messages)
-
-    def discard(self) -> None:
-        """Forget what has come."""
-        self._waiting = []
-
-    close = discard
-
-
 class Channel(_native.Channel, base.StdChannel):
     """A channel of a native transport."""
 
@@ -132,14 +98,6 @@ class Channel(_native.Channel, base.StdChannel):
             ChannelError: it is not there (``passive``), with code 404.
         """
         return queue_declare_ok_t(*self._queue_declare(*args, **kwargs))
-
-    def publish_many(self, messages: list[tuple[dict, str, str]]) -> None:
-        """Publish prepared messages together: tuples of message, exchange, routing key."""
-        self._publish_many(messages)
-
-    def create_publish_batch(self, max_size: int) -> PublishBatch:
-        """Collect messages, and send ``max_size`` of them together: for ``Producer.batch``."""
-        return PublishBatch(self, max_size)
 
     def close(self) -> None:
         """Close the channel: consumers end, unacknowledged messages go back to their queues."""

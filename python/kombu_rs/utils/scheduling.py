@@ -1,65 +1,13 @@
 """Taking turns."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
+from .._native import FairCycle
 from .imports import symbol_by_name
 
 __all__ = ('FairCycle', 'priority_cycle', 'round_robin_cycle', 'sorted_cycle')
-
-
-class FairCycle:
-    """Ask resources in turn, so that a busy one cannot starve the others.
-
-    Arguments:
-        fun (Callable): Called as ``fun(resource, callback, **kwargs)``.
-        resources (Sequence): What to ask; may change between calls.
-        predicate (type): Exception by which ``fun`` says "nothing here".
-    """
-
-    def __init__(
-        self,
-        fun: Callable[..., Any],
-        resources: Any,
-        predicate: type[BaseException] = Exception,
-    ) -> None:
-        self.fun = fun
-        self.resources = resources
-        self.predicate = predicate
-        self.pos = 0
-
-    def _next(self) -> Any:
-        resources = self.resources
-        if not resources:
-            raise self.predicate()
-        if self.pos >= len(resources):
-            self.pos = 0
-        resource = resources[self.pos]
-        self.pos += 1
-        return resource
-
-    def get(self, callback: Any, **kwargs: Any) -> Any:
-        """Return the result of the next resource that has one.
-
-        Raises:
-            predicate: as the last resource raised it, after one round in vain.
-        """
-        tried = 0
-        while True:
-            resource = self._next()
-            try:
-                return self.fun(resource, callback, **kwargs)
-            except self.predicate:
-                tried += 1
-                if tried >= len(self.resources):
-                    raise
-
-    def close(self) -> None:
-        """Do nothing; there for pollers that must be closed."""
-
-    def __repr__(self) -> str:
-        return f'<FairCycle: {self.pos}/{len(self.resources)} {self.resources}>'
 
 
 class round_robin_cycle:
