@@ -242,9 +242,9 @@ impl Producer {
     ///     OperationalError: the broker cannot be reached (with ``retry``).
     #[allow(clippy::too_many_arguments, reason = "Kombu's signature")]
     #[pyo3(signature = (
-        body, routing_key=None, delivery_mode=None, mandatory=false, immediate=false, priority=None,
+        body, routing_key=None, delivery_mode=None, mandatory=None, immediate=None, priority=None,
         content_type=None, content_encoding=None, serializer=None, headers=None, compression=None,
-        exchange=None, retry=false, retry_policy=None, declare=None, expiration=None, timeout=None,
+        exchange=None, retry=None, retry_policy=None, declare=None, expiration=None, timeout=None,
         confirm_timeout=None, **properties
     ), text_signature = "($self, body, routing_key=None, delivery_mode=None, mandatory=False, \
         immediate=False, priority=0, content_type=None, content_encoding=None, serializer=None, \
@@ -255,8 +255,8 @@ impl Producer {
         body: &Bound<'py, PyAny>,
         routing_key: Option<&Bound<'py, PyAny>>,
         delivery_mode: Option<&Bound<'py, PyAny>>,
-        mandatory: bool,
-        immediate: bool,
+        mandatory: Option<&Bound<'py, PyAny>>,
+        immediate: Option<&Bound<'py, PyAny>>,
         priority: Option<&Bound<'py, PyAny>>,
         content_type: Option<&Bound<'py, PyAny>>,
         content_encoding: Option<&Bound<'py, PyAny>>,
@@ -264,7 +264,7 @@ impl Producer {
         headers: Option<&Bound<'py, PyAny>>,
         compression: Option<&Bound<'py, PyAny>>,
         exchange: Option<&Bound<'py, PyAny>>,
-        retry: bool,
+        retry: Option<&Bound<'py, PyAny>>,
         retry_policy: Option<&Bound<'py, PyAny>>,
         declare: Option<&Bound<'py, PyAny>>,
         expiration: Option<&Bound<'py, PyAny>>,
@@ -275,6 +275,10 @@ impl Producer {
         let py = slf.py();
         let zero = 0i32.into_pyobject(py)?.into_any();
         let priority = Some(priority.unwrap_or(&zero));
+        let truthy =
+            |flag: Option<&Bound<'py, PyAny>>| flag.map_or(Ok(false), |flag| flag.is_truthy());
+        let (mandatory, immediate, retry) =
+            (truthy(mandatory)?, truthy(immediate)?, truthy(retry)?);
         let simple = !mandatory
             && !immediate
             && content_type.is_none()
