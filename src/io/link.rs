@@ -401,12 +401,12 @@ impl<D: Decoder> State<D> {
             }
             Receiver::Told(replies, _) => replies.push(reply),
         }
-        if last {
-            if let Some(Entry { receiver: Receiver::Told(replies, told), .. }) =
-                self.slots.pop_front()
-            {
-                told(Some(replies));
-            }
+        if !last {
+            return Ok(());
+        }
+        if let Some(Entry { receiver: Receiver::Told(replies, told), .. }) = self.slots.pop_front()
+        {
+            told(Some(replies));
         }
         Ok(())
     }
