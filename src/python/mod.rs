@@ -10,6 +10,7 @@ mod cycle;
 mod enter;
 mod errors;
 mod json;
+mod memory;
 mod message;
 mod names;
 mod overrides;
@@ -32,5 +33,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<producer::Producer>()?;
     module.add_class::<qos::QoS>()?;
     module.add_class::<transport::Transport>()?;
-    json::register(module)
+    json::register(module)?;
+    memory::register(module)
 }

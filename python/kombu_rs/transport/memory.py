@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import _native
 from . import native
 
 __all__ = ("Channel", "Transport")
 
 
+class _Everything:
+    """All that this process has in ``memory://``; can be cleared, as tests do."""
+
+    def clear(self) -> None:
+        """Forget all queues, bindings and exchanges."""
+        _native.reset_memory()
+
+
 class Channel(native.Channel):
     """A channel on this process's queues."""
+
+    queues = _Everything()
 
 
 class Transport(native.Transport):
     """Queues in this process."""
 
     Channel = Channel
+
+    #: Bindings and exchanges; cleared together with the queues.
+    global_state = Channel.queues
 
     scheme = "memory"
     can_parse_url = False

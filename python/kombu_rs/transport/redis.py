@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..exceptions import ChannelError, ConnectionError, InconsistencyError
 from . import native
 
-__all__ = ("Channel", "Transport")
+__all__ = ("Channel", "Transport", "get_redis_error_classes")
+
+
+class error_classes_t(NamedTuple):
+    """What can go wrong: with the connection, or with one operation."""
+
+    connection_errors: tuple[type[BaseException], ...]
+    channel_errors: tuple[type[BaseException], ...]
+
+
+def get_redis_error_classes() -> error_classes_t:
+    """Return the errors of Redis, those of redis-py included.
+
+    For Celery's result backend, which uses redis-py; this transport does not.
+
+    Raises:
+        ImportError: if redis-py is not installed.
+    """
+    from redis import exceptions
+
+    return error_classes_t(
+        (
+            ConnectionError,
+            InconsistencyError,
+            OSError,
+            exceptions.ConnectionError,
+            exceptions.BusyLoadingError,
+            exceptions.AuthenticationError,
+            exceptions.TimeoutError,
+        ),
+        (
+            ChannelError,
+            exceptions.DataError,
+            exceptions.InvalidResponse,
+            exceptions.ResponseError,
+        ),
+    )
 
 
 class Channel(native.Channel):
