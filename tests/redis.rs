@@ -600,3 +600,51 @@ fn acknowledgements_survive_a_lost_link() {
     let after = space.open_with(json!({"visibility_timeout": 0.001}));
     assert_eq!(run(after.restore()).unwrap(), 0);
 }
+
+/// Sends commands as they are typed, without the store.
+fn raw(commands: &[&[&str]]) {
+    use std::io::{Read, Write};
+    let mut link = std::net::TcpStream::connect(server()).unwrap();
+    for command in commands {
+        let mut out = format!("*{}\r\n", command.len());
+        for word in *command {
+            out.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        link.write_all(out.as_bytes()).unwrap();
+        let mut answer = [0u8; 256];
+        let got = link.read(&mut answer).unwrap();
+        assert!(got > 0 && answer[0] != b'-', "{}", String::from_utf8_lossy(&answer[..got]));
+    }
+}
+
+#[test]
+fn claims_of_stock_workers_are_routed_again() {
+    let space = Space::new();
+    let store = space.open_with(json!({"visibility_timeout": 1}));
+    let topic = exchange("tx", ExchangeKind::Topic);
+    for queue in ["q1", "q2"] {
+        run(store.bind(&topic, &binding("tx", "a.#", queue))).unwrap();
+    }
+    let envelope = |body: &str| {
+        format!(
+            r#"{{"body": "{body}", "content-encoding": "utf-8", "content-type": "text/plain", "headers": {{}}, "properties": {{"delivery_info": {{"exchange": "tx", "routing_key": "a.b"}}, "priority": 4, "body_encoding": null, "delivery_tag": "t"}}}}"#
+        )
+    };
+    let (hash, index) = (format!("{}unacked", space.0), format!("{}unacked_index", space.0));
+    let known = format!(r#"[{}, "tx", "a.b"]"#, envelope("routed"));
+    let unknown = format!(r#"[{}, "gone", "a.b"]"#, envelope("stays"));
+    raw(&[
+        &["SELECT", "1"],
+        &["HSET", &hash, "t-known", &known, "t-unknown", &unknown, "t-junk", "junk"],
+        &["ZADD", &index, "100.5", "t-known", "101", "t-unknown", "102", "t-junk", "1", "t-none"],
+    ]);
+    assert_eq!(run(store.restore()).unwrap(), 1);
+    for queue in ["q1", "q2"] {
+        let taken = take(&*store, &[acked(queue)], 5);
+        assert_eq!(bodies(&taken), ["routed"]);
+        assert!(taken[0].message.redelivered);
+        run(store.ack(&[taken[0].claim.clone()])).unwrap();
+    }
+    // What nobody can place stays, but does not come up again at once.
+    assert_eq!(run(store.restore()).unwrap(), 0);
+}

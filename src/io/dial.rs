@@ -79,8 +79,9 @@ pub async fn dial(address: &Address, options: &DialOptions) -> Result<Stream> {
     match timeout_at(deadline, connect(address, options)).await {
         Some(connected) => connected,
         None => Err(Error::connection(format!(
-            "cannot connect to {address}: no answer within {:.1} s",
-            options.connect_timeout.as_secs_f64()
+            "cannot connect to {address}: no answer within {:.1} s{}",
+            options.connect_timeout.as_secs_f64(),
+            if options.tls.is_some() { " (does it speak TLS?)" } else { "" }
         ))),
     }
 }

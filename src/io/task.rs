@@ -463,6 +463,11 @@ impl Notify {
         }
     }
 
+    /// Takes back what a listener has left: whoever looks right now need not be woken for it.
+    pub fn forget(&self, waker: &Waker) {
+        self.wakers.lock().retain(|known| !known.will_wake(waker));
+    }
+
     /// A future that resolves at the first `notify` after this call.
     pub fn listen(&self) -> impl Future<Output = ()> + Send + '_ {
         let seen = self.epoch.load(Ordering::Acquire);

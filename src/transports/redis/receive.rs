@@ -161,6 +161,8 @@ impl Shared {
         let news = loop {
             let mut heard = pin!(self.news.notify.listen());
             let end = poll_fn(|cx| {
+                // What the next line reads is seen below; it would ring an event loop once more.
+                self.news.notify.forget(cx.waker());
                 // Reads and routes what is there; gone when the link is lost.
                 if let Poll::Ready(error) = session.link().poll_attend(cx) {
                     return Poll::Ready(Some(Err(error)));

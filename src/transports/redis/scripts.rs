@@ -142,29 +142,25 @@ for i = 1, #found, 2 do
 end
 return out";
 
-/// KEYS: unacked, unacked_index, the list for each claim. ARGV: tag, score as listed and message,
-/// repeating; an empty message leaves the claim for another visibility timeout.
-/// Returns how many went back.
+/// KEYS: unacked, unacked_index, the lists of all claims one after the other. ARGV: tag, score as
+/// listed, message and number of lists, repeating; a claim without lists stays for another
+/// visibility timeout. Returns how many went back.
 const RESTORE: &str = r"
-local n = 0
-for i = 3, #KEYS do
-  local at = (i - 3) * 3
-  local tag, message = ARGV[at + 1], ARGV[at + 3]
-  if redis.call('ZSCORE', KEYS[2], tag) == ARGV[at + 2] then
-    if message == '' then
-      if redis.call('HEXISTS', KEYS[1], tag) == 1 then
-        redis.call('ZADD', KEYS[2], redis.call('TIME')[1], tag)
-      else
-        redis.call('ZREM', KEYS[2], tag)
-      end
+local n, list = 0, 3
+for at = 1, #ARGV, 4 do
+  local tag, lists = ARGV[at], tonumber(ARGV[at + 3])
+  if redis.call('ZSCORE', KEYS[2], tag) == ARGV[at + 1] then
+    if lists == 0 and redis.call('HEXISTS', KEYS[1], tag) == 1 then
+      redis.call('ZADD', KEYS[2], redis.call('TIME')[1], tag)
     else
       redis.call('ZREM', KEYS[2], tag)
       if redis.call('HDEL', KEYS[1], tag) == 1 then
-        redis.call('RPUSH', KEYS[i], message)
+        for i = list, list + lists - 1 do redis.call('RPUSH', KEYS[i], ARGV[at + 2]) end
         n = n + 1
       end
     end
   end
+  list = list + lists
 end
 return n";
 

@@ -196,19 +196,16 @@ impl Shared {
         let mut call = self.call_on_claims(Script::Restore);
         let mut queues = Vec::new();
         for claim in batch {
-            let mut copies = Vec::new();
-            if let Some(record) = &claim.record {
-                copies = self.destinations(&claim.tag, record).await?;
-            }
-            let first = copies.pop();
-            let (list, message) = match first {
-                Some((queue, list, message)) => {
-                    queues.push(queue);
-                    (list, message)
-                }
-                None => (self.config.unacked(), Vec::new()),
+            let (payload, lists) = match &claim.record {
+                Some(record) => self.destinations(&claim.tag, record).await?,
+                None => (Vec::new(), Vec::new()),
             };
-            call.key(list).arg(claim.tag.clone()).arg(claim.score.clone()).arg(message);
+            call.arg(claim.tag.clone()).arg(claim.score.clone()).arg(payload);
+            call.arg(lists.len().to_string());
+            for (queue, list) in lists {
+                queues.push(queue);
+                call.key(list);
+            }
         }
         let reply = self.session().await?.run("to restore messages", call).await?;
         let restored = reply.as_int().and_then(|n| usize::try_from(n).ok());
@@ -218,13 +215,15 @@ impl Shared {
         restored.ok_or_else(|| unexpected("the restore script", &reply))
     }
 
-    /// Where a record goes to: queue, list and message. Ours name the queue; those of stock Kombu
-    /// name the exchange that the message came from, which says how to route it again.
+    /// The message of a record, and the queues and lists that it goes to. Our records name the
+    /// queue; those of stock Kombu name the exchange that the message came from, and so it goes to
+    /// all queues that it may have come from, as there.
     async fn destinations(
         &self,
         tag: &str,
         record: &Bytes,
-    ) -> Result<Vec<(Name, String, Vec<u8>)>> {
+    ) -> Result<(Vec<u8>, Vec<(Name, String)>)> {
+        let nowhere = (Vec::new(), Vec::new());
         let parsed = serde_json::from_slice::<(&RawValue, Option<String>, Option<String>)>(record);
         let (raw, exchange, routing_key) = match parsed {
             Ok((raw, exchange, key)) => {
@@ -232,12 +231,12 @@ impl Shared {
             }
             Err(error) => {
                 tracing::error!("the claim '{tag}' cannot be read and stays: {error}");
-                return Ok(Vec::new());
+                return Ok(nowhere);
             }
         };
         let Ok(mut message) = envelope::decode(Bytes::copy_from_slice(raw.as_bytes())) else {
             tracing::error!("the message of the claim '{tag}' cannot be read and stays");
-            return Ok(Vec::new());
+            return Ok(nowhere);
         };
         message.redelivered = true;
         let queues: Vec<Name> = if exchange.is_empty() {
@@ -250,14 +249,14 @@ impl Shared {
                 "the claim '{tag}' stays: the exchange '{exchange}' has no binding for it any more"
             );
         }
-        let payload = envelope::encode(&message);
-        Ok(queues
+        let lists = queues
             .into_iter()
             .map(|queue| {
                 let list = self.config.list_for(&queue, &message);
-                (queue, list, payload.clone())
+                (queue, list)
             })
-            .collect())
+            .collect();
+        Ok((envelope::encode(&message), lists))
     }
 
     /// A direct or a topic exchange: the table does not say which, but a key that is equal matches
