@@ -8,8 +8,8 @@ The markers are part of the wire format that we share with Kombu: ``datetime``,
 ``date``, ``time``, ``decimal``, ``uuid``, ``bytes`` (UTF-8) and ``base64``
 (other bytes). :func:`register_type` adds more.
 
-The walk over the data is native where the extension is built; everything about
-types is decided here, by :func:`encode_value` and :func:`object_hook`.
+The walk over the data is native; everything about types is decided here, by
+:func:`encode_value` and :func:`object_hook`.
 """
 from __future__ import annotations
 
@@ -18,11 +18,8 @@ from collections.abc import Callable
 from datetime import date, datetime, time
 from typing import Any, TypeVar
 
-try:
-    from .._native import json_dumps as _native_dumps
-    from .._native import json_loads as _native_loads
-except ImportError:     # the pure part of the package, used by itself
-    _native_dumps = _native_loads = None
+from .._native import json_dumps as _native_dumps
+from .._native import json_loads as _native_loads
 
 T = TypeVar('T')
 EncodedT = TypeVar('EncodedT')
@@ -100,7 +97,6 @@ def object_hook(o: dict[str, Any]) -> Any:
     return decoder(o['__value__'])
 
 
-_encode = JSONEncoder().encode
 _own_hook = object_hook     # native code calls no other: it passes over ordinary objects
 
 
@@ -123,7 +119,7 @@ def dumps(
         ValueError: if the data contains itself.
     """
     if _dumps is json.dumps and cls is JSONEncoder and not kwargs and not default_kwargs:
-        return _native_dumps(s, encode_value) if _native_dumps is not None else _encode(s)
+        return _native_dumps(s, encode_value)
     return _dumps(s, cls=cls, **{**(default_kwargs or {}), **kwargs})
 
 
@@ -145,7 +141,7 @@ def loads(
     """
     if isinstance(s, memoryview):
         s = s.tobytes()
-    if _native_loads is not None and _loads is json.loads and object_hook is _own_hook:
+    if _loads is json.loads and object_hook is _own_hook:
         return _native_loads(s, object_hook)
     if decode_bytes and isinstance(s, (bytes, bytearray)):
         s = s.decode('utf-8')
