@@ -50,7 +50,7 @@ class queue_declare_ok_t(NamedTuple):
     consumer_count: int
 
 
-class Channel(_native.Channel, base.StdChannel):
+class Channel(_native.Channel, base.StdChannel):  # type: ignore[misc]
     """A channel of a native transport."""
 
     Message = Message
@@ -111,7 +111,7 @@ class Channel(_native.Channel, base.StdChannel):
             self.connection = None
 
 
-class Transport(_native.Transport, base.Transport):
+class Transport(_native.Transport, base.Transport):  # type: ignore[misc]
     """A transport of the native core, for any URL that it knows.
 
     Stock Kombu and Celery take it as ``kombu_rs.transport:Transport+redis://...``.
