@@ -41,6 +41,11 @@ class Transport(native.Transport):
     def _url(cls, client: Any) -> str:
         return "memory://"
 
+    # Celery makes one event loop per process for transports that say they can use one, and runs
+    # several workers in threads of one process here: in tests. It can be put into a loop all the
+    # same (`register_with_event_loop`).
+    implements = native.Transport.implements.extend(asynchronous=False)
+
     def driver_version(self) -> str:
         """The memory transport has no version."""
         return "N/A"
