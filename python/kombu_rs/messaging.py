@@ -169,8 +169,8 @@ class Producer(_native.Producer):
         confirm_timeout: float | None = None,
         **properties: Any,
     ) -> Any:
-        """What :meth:`publish` does with channels, serializers and options that the native path leaves
-        to us: any channel object, any serializer, compression, retries."""
+        """What :meth:`publish` does where the native path leaves it to us: with any channel object,
+        any serializer, compression, retries."""
         retry_policy = {} if retry_policy is None else retry_policy
         headers = {} if headers is None else headers
         to_declare = [] if declare is None else list(declare)

@@ -24,6 +24,8 @@ pub struct Channel {
     callbacks: Mutex<HashMap<Name, Py<PyAny>>>,
     no_ack_consumers: Py<PySet>,
     closed: AtomicBool,
+    /// Whether the Python object has methods of its own where its class has ours.
+    hooked: AtomicBool,
 }
 
 static NEXT_TAG: AtomicU64 = AtomicU64::new(1);
@@ -58,6 +60,7 @@ impl Channel {
             callbacks: Mutex::default(),
             no_ack_consumers: PySet::empty(py)?.unbind(),
             closed: AtomicBool::new(false),
+            hooked: AtomicBool::new(false),
         })
     }
 
@@ -69,7 +72,8 @@ impl Channel {
     /// The native channel under an object, when its methods are the native ones.
     pub(super) fn native<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Self>> {
         let native = object.cast::<Self>().ok()?;
-        overrides::is_plain(&overrides::CHANNEL, &object.get_type()).then_some(native)
+        let hooked = native.get().hooked.load(Ordering::Relaxed);
+        (!hooked && overrides::is_plain(&overrides::CHANNEL, &object.get_type())).then_some(native)
     }
 
     pub(super) fn settle_ack(
@@ -204,6 +208,20 @@ impl Channel {
     #[getter]
     fn no_ack_consumers(&self, py: Python<'_>) -> Py<PySet> {
         self.no_ack_consumers.clone_ref(py)
+    }
+
+    #[setter]
+    fn set_no_ack_consumers(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let tags = self.no_ack_consumers.bind(value.py());
+        let new: Vec<Bound<'_, PyAny>> =
+            if value.is_none() { Vec::new() } else { value.try_iter()?.collect::<PyResult<_>>()? };
+        tags.clear();
+        new.iter().try_for_each(|tag| tags.add(tag))
+    }
+
+    /// Note that a method of this object alone was replaced: native code must call it by name.
+    fn _hooked(&self) {
+        self.hooked.store(true, Ordering::Relaxed);
     }
 
     /// Declare an exchange.

@@ -1,5 +1,6 @@
 //! The native path of `kombu_rs.messaging.Consumer`: from a delivery to the callbacks.
 
+use super::channel::Channel;
 use super::message::Message;
 use pyo3::exceptions::PyException;
 use pyo3::intern;
@@ -20,8 +21,8 @@ impl Consumer {
         on_decode_error: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = slf.py();
-        if !message.is_instance_of::<Message>() {
-            let channel = slf.getattr(intern!(py, "channel"))?;
+        let channel = slf.getattr(intern!(py, "channel"))?;
+        if !message.is_instance_of::<Message>() || Channel::native(&channel).is_none() {
             let convert = channel.getattr_opt(intern!(py, "message_to_python"))?;
             if let Some(convert) = convert.filter(|convert| !convert.is_none()) {
                 *message = convert.call1((&*message,))?;
@@ -38,7 +39,11 @@ impl Consumer {
                 return Ok(None);
             }
             return match decode {
-                true => Message::decode(native).map(|body| Some(body.into_bound(py))),
+                // A class derived from ours may decode in its own way.
+                true if native.is_exact_instance_of::<Message>() => {
+                    Message::decode(native).map(|body| Some(body.into_bound(py)))
+                }
+                true => message.call_method0(intern!(py, "decode")).map(Some),
                 false => Ok(Some(py.None().into_bound(py))),
             };
         }

@@ -30,7 +30,7 @@ class Transport(native.Transport):
     Channel = Channel
 
     #: Bindings and exchanges; cleared together with the queues.
-    global_state = Channel.queues
+    state = global_state = Channel.queues
 
     scheme = "memory"
     can_parse_url = False

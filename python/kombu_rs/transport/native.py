@@ -42,6 +42,10 @@ _CONNECTION_OPTIONS = frozenset(
 )
 
 
+# Methods that native code does not call by name, unless a class or an object has its own.
+_GONE_AROUND = frozenset({"basic_publish", "prepare_message", "basic_ack", "message_to_python"})
+
+
 class queue_declare_ok_t(NamedTuple):
     """What :meth:`Channel.queue_declare` returns."""
 
@@ -75,6 +79,11 @@ class Channel(_native.Channel, base.StdChannel):  # type: ignore[misc]
             self.body_encoding = options["body_encoding"]
         connection._add_channel(self)
         connection.channels.append(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _GONE_AROUND:
+            self._hooked()
+        super().__setattr__(name, value)
 
     @property
     def supports_fanout(self) -> bool:

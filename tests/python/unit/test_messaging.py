@@ -354,3 +354,62 @@ def test_batch_of_a_transport_that_can(connection):
 def test_message_without_a_channel():
     with pytest.raises(MessageStateError, match='channel'):
         Message('body').ack()
+
+
+@pytest.mark.parametrize('url', ['memory://'])
+def test_methods_of_one_channel_alone_are_called(url):
+    from kombu_rs import Connection
+
+    with Connection(url) as connection:
+        channel = connection.channel()
+        Producer(channel).publish('x', routing_key='hooks')
+        message = channel.basic_get('hooks')
+        acked, published = [], []
+        channel.basic_ack = lambda tag, multiple=False: acked.append((tag, multiple))
+        channel.basic_publish = lambda message, **kwargs: published.append(kwargs['routing_key'])
+        message.ack()
+        Producer(channel).publish('y', routing_key='hooks')
+        assert acked == [(message.delivery_tag, False)]
+        assert published == ['hooks']
+
+
+def test_consumers_that_need_no_acknowledgement_may_be_named():
+    from kombu_rs import Connection
+
+    with Connection('memory://') as connection:
+        channel = connection.channel()
+        channel.no_ack_consumers = {'tag'}
+        message = Message(channel=channel, delivery_tag=1, delivery_info={'consumer_tag': 'tag'})
+        message.ack()
+        assert not message.acknowledged
+        channel.no_ack_consumers = None
+        message.ack()
+        assert message.acknowledged
+
+
+def test_message_class_with_its_own_decoding(connection):
+    class Shouting(Message):
+        def decode(self):
+            return super().decode().upper()
+
+    publish(connection, 'quiet')
+    got = []
+    with connection.Consumer(QUEUE, callbacks=[lambda *a: got.append(a)]) as consumer:
+        consumer.channel.message_to_python = lambda message: Shouting(
+            message.body, content_type='text/plain', content_encoding='utf-8',
+            delivery_tag=message.delivery_tag, channel=message.channel)
+        consumer._receive_callback(consumer.queues[0].get())
+    assert got[0][0] == 'QUIET'
+
+
+def test_memory_is_cleared_between_tests():
+    from kombu_rs import Connection
+    from kombu_rs.transport import memory
+
+    with Connection('memory://') as connection:
+        Producer(connection).publish('x', routing_key='left')
+        memory.Transport.state.clear()
+        assert connection.default_channel.basic_get('left') is None
+        Producer(connection).publish('x', routing_key='left')
+        connection.default_channel.queues.clear()
+        assert connection.default_channel.basic_get('left') is None
