@@ -6,7 +6,7 @@
 //! and nobody waits for somebody who does not look.
 
 use super::fork;
-use parking_lot::Mutex;
+use crate::io::lock::Mutex;
 use std::sync::Arc;
 use std::task::Waker;
 

@@ -8,6 +8,7 @@ pub mod identity;
 pub mod keeper;
 pub mod lead;
 pub mod link;
+pub mod lock;
 pub mod pollset;
 pub mod stream;
 pub mod task;

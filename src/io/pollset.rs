@@ -9,7 +9,7 @@ use super::fork::{self, ForkFd};
 use super::generation::PerProcess;
 use super::task::{Interest, Wants, poll_with};
 use crate::error::{Error, Result};
-use parking_lot::Mutex;
+use crate::io::lock::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
 use std::os::fd::{AsRawFd, RawFd};

@@ -10,7 +10,7 @@
 use super::fork::{self, ForkFd};
 use super::lead::Lead;
 use crate::error::{Error, Result};
-use parking_lot::Mutex;
+use crate::io::lock::Mutex;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::os::fd::{AsRawFd, RawFd};

@@ -1,7 +1,7 @@
 //! The exchanges that were declared through a store.
 
 use crate::model::{Exchange, Name};
-use parking_lot::Mutex;
+use crate::io::lock::Mutex;
 use std::collections::HashMap;
 
 /// A table of declared exchanges. Most brokers under a [`super::Store`] know queues only, so the

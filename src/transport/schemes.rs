@@ -2,7 +2,7 @@
 
 use super::{Store, Url};
 use crate::error::{Error, Result};
-use parking_lot::RwLock;
+use crate::io::lock::Mutex;
 use std::sync::{Arc, LazyLock};
 
 /// Transport options as given by the user (`transport_options`), a JSON object.
@@ -55,11 +55,11 @@ fn built_in() -> Vec<Scheme> {
     ]
 }
 
-static TABLE: LazyLock<RwLock<Vec<Scheme>>> = LazyLock::new(|| RwLock::new(built_in()));
+static TABLE: LazyLock<Mutex<Vec<Scheme>>> = LazyLock::new(|| Mutex::new(built_in()));
 
 /// Adds a transport, before those that are there: it takes over names that are known already.
 pub fn register(scheme: Scheme) {
-    TABLE.write().insert(0, scheme);
+    TABLE.lock().insert(0, scheme);
 }
 
 /// Finds a transport by the part of a URL before `://`.
@@ -67,7 +67,7 @@ pub fn register(scheme: Scheme) {
 /// # Errors
 /// `Invalid`: unknown, naming the nearest known scheme and listing all.
 pub fn find(transport: &str) -> Result<Scheme> {
-    search(&TABLE.read(), transport)
+    search(&TABLE.lock(), transport)
 }
 
 /// Opens a store for a URL.
@@ -84,7 +84,7 @@ pub fn open(url: &Url, options: &Options) -> Result<Arc<dyn Store>> {
 
 /// The names of all transports that can be opened, sorted.
 pub fn names() -> Vec<&'static str> {
-    available(&TABLE.read())
+    available(&TABLE.lock())
 }
 
 fn available(table: &[Scheme]) -> Vec<&'static str> {

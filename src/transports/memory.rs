@@ -4,12 +4,12 @@
 
 use crate::error::Result;
 use crate::io::fork_cell::ForkCell;
+use crate::io::lock::Mutex;
 use crate::io::task::Notify;
 use crate::model::{Binding, Claim, Delivery, Exchange, Message, Name, Queue, Release};
 use crate::transport::{Capability, Exchanges, GetOptions, QueueRef, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -25,7 +25,7 @@ impl Connection {
     /// # Errors
     /// What `open` raises: bad URL parts or options.
     pub fn new(open: &Opener) -> Result<Self> {
-        let first = parking_lot::Mutex::new(Some(open()?));
+        let first = crate::io::lock::Mutex::new(Some(open()?));
         let open = open.clone();
         let cell = ForkCell::new(move |parent: Option<&Session>| {
             let Some(parent) = parent else {

@@ -6,10 +6,10 @@
 use super::channel::ChannelState;
 use super::cycle::FairCycle;
 use crate::error::{Error, Result};
+use crate::io::lock::Mutex;
 use crate::io::pollset::Pollset;
 use crate::io::task::{self, Notify};
 use crate::transport::{Event, GetOptions, QueueRef, Store};
-use parking_lot::Mutex;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};

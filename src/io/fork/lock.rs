@@ -1,7 +1,7 @@
 //! A mutex that can be held across fork(2) and freed in the child.
 //!
-//! A child inherits a locked `parking_lot` or pthread mutex together with a queue of waiters that
-//! do not exist in it. This one is a single word: the child stores zero.
+//! A child inherits a locked mutex together with waiters that do not exist in it, and nobody there
+//! may unlock it. This one is a single word: the child stores zero.
 
 use std::cell::UnsafeCell;
 use std::fmt;

@@ -4,10 +4,10 @@ use super::Config;
 use super::shared::Shared;
 use crate::codec::envelope;
 use crate::error::Result;
+use crate::io::lock::Mutex;
 use crate::model::{Binding, Claim, Delivery, Message, Name};
 use crate::protocol::resp::Command;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,9 +1,9 @@
 //! Which queues may have something: armed by a `get` that found nothing, told by invalidations.
 
+use crate::io::lock::Mutex;
 use crate::io::task::Notify;
 use crate::model::Name;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
 
