@@ -7,10 +7,10 @@ use super::session::Session;
 use super::shared::Shared;
 use crate::codec::envelope;
 use crate::error::{ErrorKind, Result};
+use crate::io::lock::Mutex;
 use crate::model::{Claim, Delivery, Name, Release};
 use crate::protocol::resp::Command;
 use crate::transport::QueueRef;
-use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use std::time::{Duration, Instant};
 
