@@ -11,8 +11,13 @@ from .utils.functional import lazy
 
 
 def _after_fork_cleanup_resource(resource: Resource) -> None:
+    # Another thread of the parent may have held the lock of the queue: it will
+    # never be released here. And the pool stays open: a child that was handed
+    # it makes things of its own.
+    inherited, resource._resource = resource._resource, LifoQueue()
+    resource._resource.queue.extend(inherited.queue)
     with suppress(Exception):
-        resource.force_close_all()
+        resource.force_close_all(close_pool=False)
 
 
 def _checked_limit(limit: Any) -> int | None:

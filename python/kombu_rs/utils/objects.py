@@ -1,6 +1,8 @@
 """Object utilities."""
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable
 from threading import RLock
 from typing import Any
@@ -8,6 +10,19 @@ from typing import Any
 __all__ = ('cached_property',)
 
 _MISSING: Any = object()
+
+_properties: weakref.WeakSet[cached_property] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    # In a forked child: a lock that another thread of the parent held, perhaps
+    # while it was connecting, would never be released.
+    for each in _properties:
+        each.lock = RLock()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class cached_property:
@@ -50,6 +65,7 @@ class cached_property:
         self.__doc__ = getattr(fget, '__doc__', None)
         self.__module__ = getattr(fget, '__module__', __name__)
         self.lock = RLock()
+        _properties.add(self)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.attrname = name

@@ -271,6 +271,7 @@ def test_reset_forgets_files_and_keeps_timers(hub, pair):
     assert seen == [1]
 
 
+@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
 def test_forked_child_does_not_wake_its_parent(hub):
     next(hub.loop)
     parent_waker = hub._waker

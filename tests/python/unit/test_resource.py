@@ -1,6 +1,8 @@
 """Pools."""
 from __future__ import annotations
 
+import os
+import signal
 import threading
 
 import pytest
@@ -107,6 +109,36 @@ def test_closed_pool():
     assert idle.collected
     with pytest.raises(RuntimeError, match='closed'):
         pool.acquire()
+
+
+@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
+def test_child_of_a_fork_goes_on_although_a_thread_held_the_pool():
+    pool = Pool(2, close_after_fork=True)
+    used = pool.acquire()
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with pool._resource.mutex:
+            held.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            signal.alarm(10)
+            if used.collected and pool.acquire() is not used:
+                pool.acquire()
+                status = 0
+        finally:
+            os._exit(status)
+    done.set()
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not used.collected
 
 
 def test_setup_is_the_subclasses_duty():

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -129,6 +130,37 @@ def test_cached_property_is_computed_once_by_many_threads():
     assert thing.calls == 1
 
 
+@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
+def test_child_of_a_fork_does_not_wait_for_the_parents_threads():
+    computing, done = threading.Event(), threading.Event()
+
+    class Thing:
+        def __init__(self, slow):
+            self.slow = slow
+
+        @cached_property
+        def value(self):
+            if self.slow:
+                computing.set()
+                done.wait(10)
+            return 1
+
+    thread = threading.Thread(target=lambda: Thing(slow=True).value)
+    thread.start()
+    assert computing.wait(10)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            signal.alarm(10)
+            status = Thing(slow=False).value - 1
+        finally:
+            os._exit(status)
+    done.set()
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 def test_token_bucket(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(limits, 'monotonic', lambda: now[0])
@@ -231,6 +263,7 @@ def test_clock_orders_events():
     assert pickle.loads(pickle.dumps(timetuple(1, 2.0, 'i', 'o'))) == (1, 2.0, 'i', 'o')
 
 
+@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
 def test_fork_hooks_run_in_every_child_while_their_object_lives():
     class Owner:
         pass
