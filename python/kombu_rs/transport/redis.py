@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from ..exceptions import ChannelError, ConnectionError, InconsistencyError
 from . import native
+from .base import to_rabbitmq_queue_arguments
 
 __all__ = ("Channel", "Transport", "get_redis_error_classes")
 
@@ -48,6 +49,10 @@ def get_redis_error_classes() -> error_classes_t:
 
 class Channel(native.Channel):
     """A channel on Redis lists."""
+
+    def prepare_queue_arguments(self, arguments: dict | None, **kwargs: Any) -> dict:
+        """Return the arguments to declare a queue with: ``expires`` becomes ``x-expires``."""
+        return to_rabbitmq_queue_arguments(arguments, **kwargs)
 
 
 class Transport(native.Transport):
