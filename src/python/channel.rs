@@ -213,8 +213,11 @@ impl Channel {
     #[setter]
     fn set_no_ack_consumers(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let tags = self.no_ack_consumers.bind(value.py());
-        let new: Vec<Bound<'_, PyAny>> =
-            if value.is_none() { Vec::new() } else { value.try_iter()?.collect::<PyResult<_>>()? };
+        let new: Vec<Bound<'_, PyAny>> = if value.is_none() {
+            Vec::new()
+        } else {
+            value.try_iter()?.collect::<PyResult<_>>()?
+        };
         tags.clear();
         new.iter().try_for_each(|tag| tags.add(tag))
     }
