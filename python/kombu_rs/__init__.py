@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._alias import install_as_kombu
+    from ._register import register
     from .common import eventloop
     from .connection import BrokerConnection, Connection
     from .entity import Exchange, Queue, binding
@@ -54,6 +55,7 @@ _ORIGIN = {
     "enable_insecure_serializers": "serialization",
     "disable_insecure_serializers": "serialization",
     "install_as_kombu": "_alias",
+    "register": "_register",
 }
 
 __all__ = (
@@ -73,6 +75,7 @@ __all__ = (
     "enable_insecure_serializers",
     "disable_insecure_serializers",
     "install_as_kombu",
+    "register",
 )
 
 # Modules that `kombu_rs.<name>` imports: code that counts on somebody else's import works.

@@ -123,7 +123,8 @@ class Channel(_native.Channel, base.StdChannel):  # type: ignore[misc]
 class Transport(_native.Transport, base.Transport):  # type: ignore[misc]
     """A transport of the native core, for any URL that it knows.
 
-    Stock Kombu and Celery take it as ``kombu_rs.transport:Transport+redis://...``.
+    Stock Kombu takes it as ``transport="kombu_rs.transport:Transport"``; see also
+    :func:`kombu_rs.register`.
     """
 
     Channel = Channel

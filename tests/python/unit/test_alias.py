@@ -216,3 +216,37 @@ def test_options_of_the_program_are_not_pythons():
 def test_help(capsys):
     assert launcher.main(['--help']) == 0
     assert 'kombu-rs run celery' in capsys.readouterr().out
+
+
+def test_register_in_an_installed_kombu(tmp_path):
+    package = tmp_path / 'kombu'
+    package.mkdir()
+    (package / '__init__.py').write_text('')
+    (package / 'transport.py').write_text('TRANSPORT_ALIASES = {}\n')
+    status, out, err = python('''
+        import kombu_rs
+        kombu_rs.register()
+        kombu_rs.register("fast")
+        import kombu.transport
+        print(sorted(kombu.transport.TRANSPORT_ALIASES.items()))
+        try:
+            kombu_rs.register("a.b")
+        except ValueError as exc:
+            print(exc)
+    ''', path=[tmp_path])
+    assert status == 0, err
+    target = 'kombu_rs.transport:Transport'
+    assert out.splitlines()[0] == str([('fast', target), ('kombu-rs', target)])
+    assert "got 'a.b'" in out
+
+
+def test_register_makes_no_sense_for_ourselves():
+    status, out, err = python('''
+        import kombu_rs
+        kombu_rs.install_as_kombu()
+        try:
+            kombu_rs.register()
+        except RuntimeError as exc:
+            print(exc)
+    ''')
+    assert (status, 'kombu is kombu-rs in this process' in out) == (0, True), err

@@ -1,0 +1,31 @@
+"""Our transport in an installed Kombu, which otherwise stays as it is."""
+
+from __future__ import annotations
+
+__all__ = ("register",)
+
+
+def register(name: str = "kombu-rs") -> None:
+    """Teach an installed Kombu the URL prefix ``kombu-rs+``, as in ``kombu-rs+redis://host/0``.
+
+    Celery's ``broker_url`` takes it too. Call it before the first connection is made; calling it
+    again does nothing. Without this call, ``transport="kombu_rs.transport:Transport"`` (in Celery:
+    ``broker_transport``) beside the plain URL does the same.
+
+    Arguments:
+        name: another prefix; no dots and colons, which Kombu takes for a Python path.
+
+    Raises:
+        ValueError: there is a dot, colon or plus in ``name``.
+        ModuleNotFoundError: Kombu is not installed.
+        RuntimeError: ``kombu`` is this package already: it knows its transports.
+    """
+    if not name or set(name) & set(".:+/"):
+        raise ValueError(f"a URL prefix without dots, colons, slashes and plus, got {name!r}")
+    import kombu.transport
+
+    if kombu.__name__ != "kombu":
+        raise RuntimeError(
+            "kombu is kombu-rs in this process: redis://, memory:// and sqla+sqlite:// are ours"
+        )
+    kombu.transport.TRANSPORT_ALIASES[name] = "kombu_rs.transport:Transport"
