@@ -467,6 +467,7 @@ fn expiring_queues_expire() {
     while size(&*store, "q") > 0 {
         assert!(Instant::now() < end);
     }
+    assert_eq!(run(store.bindings(&direct)).unwrap(), [binding("ex", "k", "q")]);
 }
 
 #[test]

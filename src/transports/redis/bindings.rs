@@ -104,22 +104,16 @@ impl Shared {
     /// Adds a binding.
     pub(super) async fn bind(&self, exchange: &Exchange, binding: &Binding) -> Result<()> {
         let config = &self.config;
-        let set = config.binding_set(&exchange.name);
         let member = config.binding_member(exchange.kind, binding);
-        let what = format!("a binding of the exchange '{}'", exchange.name);
-        let session = self.session().await?;
         if let Some(expires) = self.expiry_of(&binding.queue) {
-            let life = (expires * 2).max(BINDING_LIFE);
-            let mut call = ScriptCall::new(Script::BindExpiring);
-            call.key(set).key(config.binding_deadlines());
-            call.arg(member).arg(exchange.name.to_string()).arg(life.as_millis().to_string());
-            session.run(&what, call).await?;
+            self.bind_expiring(&exchange.name, &member, expires).await?;
         } else {
             let mut pipeline = Pipeline::new();
-            pipeline.push(&Command::new("SADD").arg(set).arg(&member));
-            let permanent = config.permanent_set(&exchange.name);
-            pipeline.push(&Command::new("SADD").arg(permanent).arg(&member));
-            session.call_all(&what, pipeline).await?;
+            for set in [config.binding_set(&exchange.name), config.permanent_set(&exchange.name)] {
+                pipeline.push(&Command::new("SADD").arg(set).arg(&member));
+            }
+            let what = format!("a binding of the exchange '{}'", exchange.name);
+            self.session().await?.call_all(&what, pipeline).await?;
         }
         // The server tells others only.
         self.bindings.remove(&exchange.name);
@@ -128,6 +122,27 @@ impl Shared {
             .entry(binding.queue.clone())
             .or_default()
             .insert((exchange.name.clone(), config.binding_member(exchange.kind, binding)));
+        Ok(())
+    }
+
+    /// Adds a binding that is swept when it is not renewed.
+    async fn bind_expiring(&self, exchange: &str, member: &str, expires: Duration) -> Result<()> {
+        let life = (expires * 2).max(BINDING_LIFE);
+        let mut call = ScriptCall::new(Script::BindExpiring);
+        call.key(self.config.binding_set(exchange)).key(self.config.binding_deadlines());
+        call.arg(member.to_owned()).arg(exchange.to_owned()).arg(life.as_millis().to_string());
+        let what = format!("a binding of the exchange '{exchange}'");
+        self.session().await?.run(&what, call).await?;
+        Ok(())
+    }
+
+    /// Renews the bindings that this store has made for an expiring queue.
+    pub(super) async fn bind_again(&self, queue: &Name) -> Result<()> {
+        let Some(expires) = self.expiry_of(queue) else { return Ok(()) };
+        let own = self.bindings_of_queues.lock().get(queue).cloned().unwrap_or_default();
+        for (exchange, member) in own {
+            self.bind_expiring(&exchange, &member, expires).await?;
+        }
         Ok(())
     }
 

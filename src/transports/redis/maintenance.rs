@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// A store that was dropped is noticed within this.
 const TICK: Duration = Duration::from_secs(5);
+/// Bindings of expiring queues live for an hour at least.
+const REBIND_EVERY: Duration = Duration::from_secs(900);
 
 /// Starts it.
 ///
@@ -49,8 +51,10 @@ async fn maintain(shared: Weak<Shared>) {
     drop(first);
     let mut renewal = Schedule::new(third, third);
     let mut restoring = Schedule::new(restore_every.min(Duration::from_secs(1)), restore_every);
+    let mut refreshing = Schedule::new(TICK, TICK);
+    let mut binding = Schedule::new(REBIND_EVERY, REBIND_EVERY);
     loop {
-        let next = renewal.next.min(restoring.next).min(Instant::now() + TICK);
+        let next = renewal.next.min(restoring.next).min(refreshing.next);
         sleep_until(next).await;
         let Some(shared) = shared.upgrade() else { return };
         if renewal.is_due()
@@ -64,11 +68,19 @@ async fn maintain(shared: Weak<Shared>) {
             && shared.consuming.load(Ordering::Relaxed)
             && shared.config.ack_emulation
             && shared.live().is_some()
+            && let Err(error) = shared.restore_expired().await
         {
-            if let Err(error) = shared.restore_expired().await {
-                tracing::warn!("looking for expired claims failed: {error}");
+            tracing::warn!("looking for expired claims failed: {error}");
+        }
+        let expiring = if refreshing.is_due() { expiring(&shared) } else { Vec::new() };
+        if let Some(shortest) = expiring.iter().map(|(_, expires)| *expires).min() {
+            refreshing.next = refreshing.next.min(Instant::now() + shortest / 3);
+            if shared.consuming.load(Ordering::Relaxed) && shared.live().is_some() {
+                let queues: Vec<Name> = expiring.into_iter().map(|(queue, _)| queue).collect();
+                if let Err(error) = refresh(&shared, &queues, binding.is_due()).await {
+                    tracing::debug!("the expiry of queues could not be put off: {error}");
+                }
             }
-            refresh(&shared).await;
         }
     }
 }
@@ -78,14 +90,20 @@ async fn renew(shared: &Shared) -> Result<()> {
     shared.renew_tags(&held).await
 }
 
-/// Queues that expire unless they are used are used by consuming.
-async fn refresh(shared: &Shared) {
-    let queues: Vec<Name> = {
-        let declared = shared.declared.lock();
-        let expiring = declared.values().filter(|queue| queue.options.expires.is_some());
-        expiring.map(|queue| queue.name.clone()).collect()
-    };
-    if let Err(error) = shared.refresh_expiry(&queues).await {
-        tracing::debug!("the expiry of queues could not be put off: {error}");
+/// Queues that were declared to expire when they are not used.
+fn expiring(shared: &Shared) -> Vec<(Name, Duration)> {
+    let declared = shared.declared.lock();
+    let expiring = declared.values().filter_map(|q| Some((q.name.clone(), q.options.expires?)));
+    expiring.collect()
+}
+
+/// Consuming is a use: puts off the expiry of queues, and of their bindings.
+async fn refresh(shared: &Shared, queues: &[Name], bindings: bool) -> Result<()> {
+    shared.refresh_expiry(queues).await?;
+    if bindings {
+        for queue in queues {
+            shared.bind_again(queue).await?;
+        }
     }
+    Ok(())
 }
