@@ -48,7 +48,13 @@ class _SharedModule:
         # importlib has just given it the alias's spec; reload() and pickle need its own.
         module.__spec__ = self._own_spec
         _served.add(self.target)
+        for needed in _EXPECTED.get(self.target, ()):
+            importlib.import_module(needed)
 
+
+# Modules that users of Kombu find imported once they have imported one of its modules:
+# celery.contrib.testing names `logging.handlers` without importing it.
+_EXPECTED = {f"{_TARGET}.log": ("logging.handlers",)}
 
 # Targets that were given out under an alias.
 _served: set[str] = set()

@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,12 +24,11 @@ def stage(
     request: pytest.FixtureRequest, new_stage: NewStage, redis_url: str, sqlite_url: str
 ) -> Stage:
     """A stage whose claims expire soon and whose tasks are acknowledged when done."""
-    return new_stage(
-        redis_url if request.param == "redis" else sqlite_url,
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        broker_transport_options={"visibility_timeout": VISIBILITY},
-    )
+    settings: dict[str, Any] = {"task_acks_late": True, "task_reject_on_worker_lost": True}
+    if request.param == "sqlite":  # sees at once that a worker is gone
+        return new_stage(sqlite_url, **settings)
+    settings["broker_transport_options"] = {"visibility_timeout": VISIBILITY}
+    return new_stage(redis_url, **settings)
 
 
 @pytest.mark.parametrize("pool", ["solo", "prefork", "threads"])
