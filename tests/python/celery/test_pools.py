@@ -26,6 +26,11 @@ COMBINATIONS = [
     ("sqlite", "threads"),
 ]
 
+#: Remote control and events need fanout between processes, which SQL tables do not give.
+broadcasting = pytest.mark.parametrize(
+    "stage", [c for c in COMBINATIONS if c[0] != "sqlite"], ids="-".join, indirect=True
+)
+
 
 @pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
 def stage(
@@ -115,6 +120,13 @@ def test_serializers_and_compressions(
     assert result.get(timeout=30) == "a" * 500 + "b"
 
 
+def test_what_the_transport_says_about_fanout(stage: Stage) -> None:
+    with stage.app.connection_for_read() as connection:
+        kinds = connection.transport.implements.exchange_type
+    assert ("fanout" in kinds) == (not stage.settings["broker_url"].startswith("sqla"))
+
+
+@broadcasting
 def test_ping_and_other_remote_control(stage: Stage) -> None:
     inspect = stage.app.control.inspect(timeout=5, limit=1)
     assert inspect.ping() == {"worker@test": {"ok": "pong"}}
@@ -125,6 +137,7 @@ def test_ping_and_other_remote_control(stage: Stage) -> None:
     assert stats["total"]["servers.celery_app.add"] > 0
 
 
+@broadcasting
 def test_a_consumer_added_while_it_runs(stage: Stage) -> None:
     control = stage.app.control
     control.add_consumer("extra", reply=True, timeout=5, limit=1)
@@ -132,6 +145,7 @@ def test_a_consumer_added_while_it_runs(stage: Stage) -> None:
     control.cancel_consumer("extra", reply=True, timeout=5, limit=1)
 
 
+@broadcasting
 def test_a_revoked_task_is_not_run(stage: Stage) -> None:
     result = stage.send("add", 1, 1, countdown=2)
     stage.app.control.revoke(result.id, reply=True, timeout=5, limit=1)
@@ -139,6 +153,7 @@ def test_a_revoked_task_is_not_run(stage: Stage) -> None:
         result.get(timeout=30)
 
 
+@broadcasting
 def test_events(stage: Stage) -> None:
     """A receiver sees what happens to a task."""
     seen: list[str] = []
