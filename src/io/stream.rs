@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 /// Room offered to one read.
 const ROOM: usize = 32 << 10;
+const MOST_ROOM: usize = 1 << 20;
 
 /// What one read brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +123,8 @@ struct Socket(ForkFd);
 
 impl Socket {
     fn receive(&self, input: &mut BytesMut) -> io::Result<Received> {
-        input.reserve(ROOM);
+        // More at a time while something large comes in.
+        input.reserve(input.len().clamp(ROOM, MOST_ROOM));
         let room = input.spare_capacity_mut();
         let offered = room.len();
         let got = self.recv(room.as_mut_ptr().cast(), offered)?;
