@@ -61,8 +61,20 @@ def _import_pending(content_type: str) -> None:
             module = import_module(name)
         except ImportError:
             continue
-        register(module.compress, module.decompress, content_type)
+        decoder = _zstandard_decompress if name == 'zstandard' else module.decompress
+        register(module.compress, decoder, content_type)
         return
+
+
+def _zstandard_decompress(body: bytes) -> bytes:
+    # The library's own `decompress` refuses frames that do not tell the size of their content.
+    from zstandard import ZstdDecompressor
+
+    frame = ZstdDecompressor().decompressobj()
+    content = frame.decompress(body)
+    if not frame.eof:
+        raise ValueError('the zstd frame ends too early')
+    return content
 
 
 def _load_everything() -> None:

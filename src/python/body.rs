@@ -24,6 +24,10 @@ fn hooks(py: Python<'_>) -> PyResult<&Hooks> {
         let types = py.import("kombu_rs.utils.json")?;
         let serialization = py.import("kombu_rs.serialization")?;
         let registry = serialization.getattr("registry")?;
+        // What other packages offer may replace our own JSON.
+        if registry.getattr("_entry_points_pending")?.is_truthy()? {
+            registry.call_method0("_load_entry_points")?;
+        }
         Ok(Hooks {
             encode_value: types.getattr("encode_value")?.unbind(),
             object_hook: types.getattr("object_hook")?.unbind(),

@@ -29,6 +29,14 @@ def test_standard_library_is_always_there():
         compression.encoders())
 
 
+def test_zstandard_reads_frames_without_a_size():
+    zstandard = pytest.importorskip('zstandard')
+    frame = zstandard.ZstdCompressor(write_content_size=False).compress(b'abc' * 100)
+    assert compression._zstandard_decompress(frame) == b'abc' * 100
+    with pytest.raises(ValueError, match='too early'):
+        compression._zstandard_decompress(frame[:-3])
+
+
 def test_text_is_taken_as_utf8():
     packed, content_type = compression.compress('é', 'zlib')
     assert compression.decompress(packed, content_type) == 'é'.encode()

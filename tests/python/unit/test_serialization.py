@@ -142,20 +142,39 @@ def test_missing_library_is_named(monkeypatch, name, content_type):
         loads(b'x', content_type, 'binary', accept={content_type})
 
 
-def test_entry_points_are_found_at_the_first_use(tmp_path):
+def run_with_plugin(tmp_path, name, args, code):
+    """Run ``code`` where an installed package offers a serializer; return what it printed."""
     info = tmp_path / 'plug-1.0.dist-info'
     info.mkdir()
     (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n')
-    (info / 'entry_points.txt').write_text('[kombu.serializers]\nloud = plug:args\n')
-    (tmp_path / 'plug.py').write_text(
-        "args = (str.upper, str.lower, 'application/x-loud', 'utf-8')\n")
+    (info / 'entry_points.txt').write_text(f'[kombu.serializers]\n{name} = plug:args\n')
+    (tmp_path / 'plug.py').write_text(f'args = {args}\n')
+    ran = subprocess.run(
+        [sys.executable, '-c', code], text=True, capture_output=True, check=False,
+        env={'PYTHONPATH': ':'.join([str(tmp_path), *filter(None, sys.path)])})
+    assert not ran.stderr
+    return ran.stdout.strip()
+
+
+def test_entry_points_are_found_at_the_first_use(tmp_path):
     code = (
         'import sys\n'
         'from kombu_rs.serialization import dumps\n'
         'assert "importlib.metadata" not in sys.modules\n'
         'print(dumps("abc", "loud"))\n'
     )
-    ran = subprocess.run(
-        [sys.executable, '-c', code], text=True, capture_output=True, check=False,
-        env={'PYTHONPATH': ':'.join([str(tmp_path), *filter(None, sys.path)])})
-    assert ran.stdout.strip() == "('application/x-loud', 'utf-8', 'ABC')", ran.stderr
+    args = "(str.upper, str.lower, 'application/x-loud', 'utf-8')"
+    assert run_with_plugin(tmp_path, 'loud', args, code) == (
+        "('application/x-loud', 'utf-8', 'ABC')")
+
+
+def test_entry_point_may_replace_json_on_the_native_path(tmp_path):
+    code = (
+        'from kombu_rs import Connection\n'
+        'with Connection("memory://") as c:\n'
+        '    c.Producer(serializer="json").publish({"a": 1}, routing_key="q", retry=False,\n'
+        '        declare=[__import__("kombu_rs").Queue("q")])\n'
+        '    print(c.default_channel.basic_get("q").body)\n'
+    )
+    args = "(lambda o: '\"other\"', lambda s: 'other', 'application/json', 'utf-8')"
+    assert 'other' in run_with_plugin(tmp_path, 'json', args, code)
