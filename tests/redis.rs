@@ -649,3 +649,62 @@ fn claims_of_stock_workers_are_routed_again() {
     // What nobody can place stays, but does not come up again at once.
     assert_eq!(run(store.restore()).unwrap(), 0);
 }
+
+#[test]
+fn ten_thousand_claims_of_a_dead_worker_come_back_once() {
+    const COUNT: usize = 10_000;
+    let space = Space::new();
+    let options = || json!({"visibility_timeout": 2, "unacked_restore_interval": 600});
+    let dead = space.open_with(options());
+    for hundred in 0..COUNT / 100 {
+        let messages: Vec<Message> =
+            (0..100).map(|n| text(&format!("{:05}", hundred * 100 + n))).collect();
+        run(dead.put(&name("q"), &messages)).unwrap();
+    }
+    let mut claimed = 0;
+    while claimed < COUNT {
+        claimed += take(&*dead, &[acked("q")], 1000).len();
+    }
+    drop(dead);
+    let restored = std::sync::atomic::AtomicUsize::new(0);
+    let end = Instant::now() + LONG;
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let store = space.open_with(options());
+                while restored.load(Ordering::SeqCst) < COUNT {
+                    assert!(Instant::now() < end, "{restored:?} came back");
+                    restored.fetch_add(run(store.restore()).unwrap(), Ordering::SeqCst);
+                }
+            });
+        }
+        // Peers that are busy meanwhile are not disturbed.
+        let peers: Vec<_> = (0..2)
+            .map(|peer| {
+                let space = &space;
+                scope.spawn(move || {
+                    let (store, queue) = (space.open_with(options()), format!("busy{peer}"));
+                    for round in 0..200 {
+                        run(store.put(&name(&queue), &[text(&round.to_string())])).unwrap();
+                        let taken = take(&*store, &[acked(&queue)], 1);
+                        assert_eq!(bodies(&taken), [round.to_string()]);
+                        run(store.ack(&[taken[0].claim.clone()])).unwrap();
+                    }
+                })
+            })
+            .collect();
+        peers.into_iter().for_each(|peer| peer.join().unwrap());
+    });
+    assert_eq!(restored.into_inner(), COUNT);
+    let store = space.open_with(options());
+    assert_eq!(size(&*store, "q"), COUNT as u64);
+    let mut all = Vec::new();
+    while all.len() < COUNT {
+        let taken = take(&*store, &[QueueRef { name: "q".into(), no_ack: true }], 1000);
+        assert!(!taken.is_empty());
+        all.extend(bodies(&taken));
+    }
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), COUNT);
+}
