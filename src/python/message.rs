@@ -66,7 +66,7 @@ impl Message {
         tag: &str,
         channel: Py<PyAny>,
     ) -> PyResult<Py<Self>> {
-        let compressed = memchr_find(raw.headers.as_bytes(), b"\"compression\"");
+        let compressed = memchr::memmem::find(raw.headers.as_bytes(), b"\"compression\"").is_some();
         let parts = Parts {
             raw: Some(Arc::new(raw)),
             channel: Some(channel),
@@ -186,10 +186,6 @@ impl Message {
         let value = error.value(py);
         logger.call_method("critical", (format, tag, value), Some(&kwargs)).map(drop)
     }
-}
-
-fn memchr_find(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.len() > 2 && haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 #[pymethods]

@@ -453,17 +453,20 @@ impl transport::Channel for Channel {
         session.shared.channels.lock().retain(|known| known.id != self.id);
         let unseen = state.unmail(true);
         let held = state.shut();
-        settled?;
-        for consumer in consumers {
-            session.shared.store.unsubscribe(&consumer.queue).await?;
-        }
+        // Each step is tried even if the link broke in an earlier one: claims that are not given back
+        // now stay away until their lease is over.
+        let store = &session.shared.store;
+        let mut outcome = settled;
         if !unseen.is_empty() {
-            session.shared.store.release(&unseen, Release::Unseen).await?;
+            outcome = outcome.and(store.release(&unseen, Release::Unseen).await);
         }
         if restore && !held.is_empty() {
-            session.shared.store.release(&held, Release::Requeue).await?;
+            outcome = outcome.and(store.release(&held, Release::Requeue).await);
         }
-        Ok(())
+        for consumer in consumers {
+            outcome = outcome.and(store.unsubscribe(&consumer.queue).await);
+        }
+        outcome
     }
 }
 
