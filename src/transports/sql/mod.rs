@@ -25,6 +25,7 @@ mod error;
 mod payload;
 mod schema;
 mod store;
+mod take;
 #[cfg(test)]
 mod tests;
 mod vfs;

@@ -5,6 +5,7 @@ use super::database::{Database, Failure, Inner, unclaim};
 use super::error::{convert, is_busy};
 use super::payload;
 use super::schema::Schema;
+use super::take::{Taken, take_in_turn};
 use crate::codec::envelope;
 use crate::error::{Error, Result};
 use crate::io::fork;
@@ -171,33 +172,7 @@ impl SqlStore {
     /// Claims what is ready, in one transaction.
     async fn take(&self, queues: &[QueueRef], max: usize) -> Result<Vec<Taken>> {
         self.write("taking messages", |connection, schema, owner| {
-            let mut taken = Vec::new();
-            for (number, queue) in queues.iter().enumerate() {
-                let left = max.max(1).saturating_sub(taken.len());
-                if left == 0 {
-                    break;
-                }
-                let first = taken.len();
-                let mut select = connection.prepare_cached(&schema.select_ready)?;
-                let mut rows = select.query((&*queue.name, left as i64))?;
-                while let Some(row) = rows.next()? {
-                    let payload = row.get_ref(1)?.as_bytes().unwrap_or_default();
-                    let payload = Bytes::copy_from_slice(payload);
-                    taken.push(Taken { id: row.get(0)?, payload, queue: number });
-                }
-                drop(rows);
-                if queue.no_ack {
-                    let mut take = connection.prepare_cached(&schema.take)?;
-                    for row in &taken[first..] {
-                        take.execute([row.id])?;
-                    }
-                } else {
-                    let mut claim = connection.prepare_cached(&schema.claim)?;
-                    for row in &taken[first..] {
-                        claim.execute([owner, row.id])?;
-                    }
-                }
-            }
+            let taken = take_in_turn(connection, schema, owner, queues, max.max(1))?;
             Ok((taken, false))
         })
         .await
@@ -252,13 +227,6 @@ fn queue_id(connection: &Connection, schema: &Schema, queue: &Name) -> rusqlite:
     }
     connection.prepare_cached(&schema.insert_queue)?.execute([&**queue])?;
     Ok(connection.last_insert_rowid())
-}
-
-/// A row as it was taken.
-struct Taken {
-    id: i64,
-    payload: Bytes,
-    queue: usize,
 }
 
 #[async_trait]
