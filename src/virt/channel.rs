@@ -7,9 +7,13 @@ use super::pump::Session;
 use crate::error::{Error, Result};
 use crate::io::fork_cell::ForkCell;
 use crate::io::lock::Mutex;
-use crate::model::{Binding, Claim, Delivery, Exchange, Json, Message, Name, Queue, Release};
+use crate::model::{
+    Binding, Claim, Delivery, Exchange, ExchangeKind, Json, Message, Name, Queue, Release,
+};
+use crate::routing;
 use crate::transport::{self, ConsumeOptions, Declared, Event, GetOptions, QueueRef, Store};
 use async_trait::async_trait;
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -233,14 +237,13 @@ impl transport::Channel for Channel {
                 "NOT_FOUND - no exchange '{name}' is declared on this connection"
             ))
             .with_code(NOT_FOUND)),
-            Some(known) if known.kind != exchange.kind || known.durable != exchange.durable => {
-                Err(Error::channel(format!(
-                    "Cannot redeclare exchange '{name}' with different type, durable or autodelete \
-                     value: it is {:?} and durable={}, asked for {:?} and durable={}",
-                    known.kind, known.durable, exchange.kind, exchange.durable
-                ))
-                .with_code(NOT_ALLOWED))
-            }
+            Some(known) if !equivalent(&known, exchange) => Err(Error::channel(format!(
+                "Cannot redeclare exchange '{name}' with different type, durable or autodelete \
+                 value: it is {}, asked for {}",
+                shown(&known),
+                shown(exchange)
+            ))
+            .with_code(NOT_ALLOWED)),
             _ => {
                 store.exchanges().insert(exchange.clone());
                 Ok(())
@@ -298,8 +301,11 @@ impl transport::Channel for Channel {
         if exchange.is_empty() {
             return Ok(()); // every queue is bound to the default exchange by its name
         }
-        let binding = binding(queue, exchange, key, args);
-        store.bind(&Self::exchange(&*store, exchange), &binding).await
+        let exchange = Self::exchange(&*store, exchange);
+        if exchange.kind == ExchangeKind::Headers {
+            routing::check_arguments(args)?;
+        }
+        store.bind(&exchange, &binding(queue, &exchange.name, key, args)).await
     }
 
     async fn queue_unbind(
@@ -468,6 +474,27 @@ impl transport::Channel for Channel {
         }
         outcome
     }
+}
+
+/// Whether a second declaration asks for what there is, as Kombu's `ExchangeType.equivalent` says.
+fn equivalent(known: &Exchange, asked: &Exchange) -> bool {
+    let parsed = |arguments: &Json| serde_json::from_slice::<Value>(arguments.as_bytes()).ok();
+    known.kind == asked.kind
+        && known.durable == asked.durable
+        && known.auto_delete == asked.auto_delete
+        && (known.arguments == asked.arguments
+            || parsed(&known.arguments) == parsed(&asked.arguments))
+}
+
+/// An exchange's declaration for an error message.
+fn shown(exchange: &Exchange) -> String {
+    format!(
+        "{:?}, durable={}, auto_delete={}, arguments={}",
+        exchange.kind,
+        exchange.durable,
+        exchange.auto_delete,
+        String::from_utf8_lossy(exchange.arguments.as_bytes())
+    )
 }
 
 fn binding(queue: &Name, exchange: &Name, key: &Name, args: &Json) -> Binding {
