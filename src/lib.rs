@@ -12,6 +12,8 @@ pub mod protocol;
 #[cfg(feature = "python")]
 mod python;
 pub mod routing;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 pub mod transport;
 pub mod transports;
 pub mod virt;
