@@ -91,6 +91,7 @@ impl Shared {
         let mut call = ScriptCall::new(Script::Receive);
         call.key(config.unacked()).key(config.unacked_index());
         call.arg(max.to_string()).arg(if arm { "1" } else { "0" }).arg(tags.clone());
+        call.arg(queues.len().to_string());
         let claimed = |queue: &QueueRef| config.ack_emulation && !queue.no_ack;
         let tails = queues
             .iter()

@@ -55,10 +55,12 @@ impl Script {
 }
 
 /// KEYS: unacked, unacked_index, lists in the order to take from.
-/// ARGV: how many, 1 to arm, first part of the tags; for each list the record's end (empty: no claim).
+/// ARGV: how many, 1 to arm, first part of the tags, how many lists in a row are equally urgent; for
+/// each list the record's end (empty: no claim).
 /// Returns list numbers (from 1) and messages, alternating; the n-th message's tag ends in n.
+/// Equally urgent lists share what is taken, one message of each in turn.
 const RECEIVE: &str = r"
-local left, tags = tonumber(ARGV[1]), ARGV[3]
+local left, tags, width = tonumber(ARGV[1]), ARGV[3], tonumber(ARGV[4])
 local out, records, scores, n, now = {}, {}, {}, 0, nil
 local function flush()
   if #records == 0 then return end
@@ -66,29 +68,52 @@ local function flush()
   redis.call('ZADD', KEYS[2], unpack(scores))
   records, scores = {}, {}
 end
-for i = 3, #KEYS do
+local function hand_out(i, message)
+  n = n + 1
+  out[#out + 1] = i - 2
+  out[#out + 1] = message
+  local tail = ARGV[i + 2]
+  if tail == '' then return end
+  if not now then
+    local t = redis.call('TIME')
+    now = t[1] .. '.' .. string.format('%06d', t[2])
+  end
+  local tag = tags .. n
+  records[#records + 1] = tag
+  records[#records + 1] = '[' .. message .. tail
+  scores[#scores + 1] = now
+  scores[#scores + 1] = tag
+  if #records >= 1000 then flush() end
+end
+for first = 3, #KEYS, width do
   if left <= 0 then break end
-  local got = redis.call('RPOP', KEYS[i], left)
-  if got then
-    local tail = ARGV[i + 1]
-    for j = 1, #got do
-      n = n + 1
-      out[#out + 1] = i - 2
-      out[#out + 1] = got[j]
-      if tail ~= '' then
-        if not now then
-          local t = redis.call('TIME')
-          now = t[1] .. '.' .. string.format('%06d', t[2])
-        end
-        local tag = tags .. n
-        records[#records + 1] = tag
-        records[#records + 1] = '[' .. got[j] .. tail
-        scores[#scores + 1] = now
-        scores[#scores + 1] = tag
-        if #records >= 1000 then flush() end
+  local open, got = {}, {}
+  for i = first, first + width - 1 do
+    open[#open + 1] = i
+    got[i] = {}
+  end
+  while left > 0 and #open > 0 do
+    local share, more = math.max(1, math.floor(left / #open)), {}
+    for _, i in ipairs(open) do
+      local wanted = math.min(share, left)
+      local popped = wanted > 0 and redis.call('RPOP', KEYS[i], wanted)
+      if popped then
+        for j = 1, #popped do got[i][#got[i] + 1] = popped[j] end
+        left = left - #popped
+        if #popped == wanted then more[#more + 1] = i end
       end
     end
-    left = left - #got
+    open = more
+  end
+  local j, any = 0, true
+  while any do
+    j, any = j + 1, false
+    for i = first, first + width - 1 do
+      if got[i][j] then
+        hand_out(i, got[i][j])
+        any = true
+      end
+    end
   end
 end
 flush()
