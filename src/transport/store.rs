@@ -31,8 +31,8 @@ pub struct GetOptions {
 /// effect; only [`Store::ready`] is made to be dropped. There are no default methods, so that a
 /// wrapper cannot silently lose the wrapped store's better version.
 ///
-/// Order: `get` takes from the queues in the order given (the caller rotates them for fairness),
-/// more urgent priorities first, each queue first in first out.
+/// Order: `get` takes more urgent priorities first; among equals one message of each queue in turn,
+/// in the order given (the caller rotates them for fairness); each queue first in first out.
 #[async_trait]
 pub trait Store: Debug + Send + Sync + 'static {
     /// What this store can do.

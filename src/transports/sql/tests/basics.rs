@@ -73,15 +73,15 @@ fn another_store_cannot_settle_a_claim() {
 }
 
 #[test]
-fn no_ack_takes_for_good_and_queues_go_in_order() {
+fn no_ack_takes_for_good_and_queues_take_turns() {
     let dir = Dir::new();
     let store = open(&dir.database());
     put(&store, "a", ["a1", "a2"]);
     put(&store, "b", ["b1", "b2"]);
     let queues = [QueueRef { name: "b".into(), no_ack: true }, queue("a")];
     let got = task::run(store.get(&queues, GetOptions { max: 3, arm: false })).unwrap();
-    assert_eq!(bodies(&got), ["b1", "b2", "a1"]);
-    assert_eq!(got.iter().map(|d| d.settled).collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(bodies(&got), ["b1", "a1", "b2"]);
+    assert_eq!(got.iter().map(|d| d.settled).collect::<Vec<_>>(), [true, false, true]);
     task::run(store.close()).unwrap();
     assert_eq!(rows(&dir.database()), 2);
 }
