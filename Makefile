@@ -91,7 +91,7 @@ demo: $(DEMO_VENV)/.wheel $(if $(findstring redis,$(BROKER)),$(DEMO_VENV)/.redis
 test: test-rust test-python ## Run every test; starts its own servers
 
 test-rust: $(VENV)/.ready ## Run the Rust tests
-	$(VENV)/bin/python tests/servers/serve.py redis -- bash -c '\
+	PYTHONPATH=tests $(VENV)/bin/python -m servers.serve redis -- bash -c '\
 	  if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; \
 	  else cargo test --locked --lib --bins --tests; fi; \
 	  cargo test --locked --doc'
