@@ -50,6 +50,7 @@ impl<T> PerProcess<T> {
         if let Some(value) = self.get() {
             return value;
         }
+        fork::install();
         let node = Box::into_raw(Box::new(Node { generation: fork::generation(), value: make() }));
         match self.current.compare_exchange(seen, node, Ordering::AcqRel, Ordering::Acquire) {
             // SAFETY: just published; see `get`.

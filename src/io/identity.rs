@@ -1,9 +1,9 @@
 //! Names that no other process makes.
 
-use super::fork_cell::ForkCell;
+use super::generation::PerProcess;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 fn make() -> String {
     // RandomState is seeded by the operating system once per thread and then counts up; process id
@@ -20,6 +20,6 @@ fn make() -> String {
 
 /// 32 hexadecimal digits that are this process's own, also right after a fork.
 pub fn unique() -> Arc<String> {
-    static PROCESS: OnceLock<ForkCell<String>> = OnceLock::new();
-    PROCESS.get_or_init(|| ForkCell::new(|_| make())).get()
+    static PROCESS: PerProcess<Arc<String>> = PerProcess::new();
+    PROCESS.get_or(|| Arc::new(make())).clone()
 }

@@ -24,6 +24,8 @@ use pyo3::prelude::*;
 /// The native core of `kombu_rs`.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // Now, under the GIL: a fork while another thread is about to install the hooks would be missed.
+    crate::io::fork::install();
     module.add_class::<batch::PublishBatch>()?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<connection::Connection>()?;

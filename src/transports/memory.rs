@@ -3,7 +3,7 @@
 //! A forked child starts with an empty broker of its own.
 
 use crate::error::Result;
-use crate::io::fork_cell::ForkCell;
+use crate::io::generation::PerProcess;
 use crate::io::lock::Mutex;
 use crate::io::task::Notify;
 use crate::model::{Binding, Claim, Delivery, Exchange, Message, Name, Queue, Release};
@@ -11,8 +11,8 @@ use crate::transport::{Capability, Exchanges, GetOptions, QueueRef, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 /// The broker: what all connections of the process share.
 #[derive(Debug, Default)]
@@ -25,8 +25,8 @@ struct Broker {
 }
 
 fn broker() -> Arc<Broker> {
-    static BROKER: OnceLock<ForkCell<Broker>> = OnceLock::new();
-    BROKER.get_or_init(|| ForkCell::new(|_| Broker::default())).get()
+    static BROKER: PerProcess<Arc<Broker>> = PerProcess::new();
+    BROKER.get_or(Arc::default).clone()
 }
 
 /// One connection to the broker of this process.
