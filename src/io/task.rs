@@ -92,6 +92,8 @@ thread_local! {
     /// How many `block_on` frames of this thread are asleep. Above zero a signal handler or another
     /// greenlet is waiting on top of a sleeper, which may never get to lead: watch, do not follow.
     static ASLEEP: Cell<u32> = const { Cell::new(0) };
+    /// How many signal handlers run on top of sleepers of this thread.
+    static HANDLERS: Cell<u32> = const { Cell::new(0) };
     static CURRENT: RefCell<Vec<Wants>> = const { RefCell::new(Vec::new()) };
     static PARKERS: RefCell<Vec<Arc<Parker>>> = const { RefCell::new(Vec::new()) };
 }
@@ -131,6 +133,25 @@ fn with_current(change: impl FnOnce(&mut Wants)) {
     CURRENT.with_borrow_mut(|stack| {
         change(stack.last_mut().expect("a leaf future was polled outside of io::task"));
     });
+}
+
+/// Runs signal handlers on top of a sleeper; see [`is_in_handler`].
+pub fn handle_signals<T>(handlers: impl FnOnce() -> T) -> T {
+    struct Frame;
+    impl Drop for Frame {
+        fn drop(&mut self) {
+            HANDLERS.set(HANDLERS.get() - 1);
+        }
+    }
+    HANDLERS.set(HANDLERS.get() + 1);
+    let _frame = Frame;
+    handlers()
+}
+
+/// Whether a call of this thread sleeps beneath the caller, a signal handler: what that call drives
+/// stands still until the handler returns, and must not be waited for.
+pub fn is_in_handler() -> bool {
+    HANDLERS.get() > 0
 }
 
 /// Polls once; afterwards `wants` tells what a `Pending` future waits for.
@@ -312,6 +333,20 @@ impl Driver {
         Some(&self.wants)
     }
 
+    /// Whether the process is still the one that began: a signal handler may have forked, or the
+    /// hub of another greenlet, and returned in the child too.
+    ///
+    /// # Errors
+    /// `Connection`, as what was waited for is the parent's.
+    pub fn same_process(&self) -> Result<()> {
+        if self.parker.bell.is_current() {
+            return Ok(());
+        }
+        Err(Error::connection(
+            "the process was forked while the call waited: it goes on in the parent",
+        ))
+    }
+
     /// To be called after each sleep, however it ended.
     pub fn after_sleep(&mut self) {
         ASLEEP.set(ASLEEP.get() - 1);
@@ -355,6 +390,7 @@ pub fn block_on<F: Future + ?Sized>(
         let waited = waiter.wait(wants);
         driver.after_sleep();
         waited?;
+        driver.same_process()?;
     }
 }
 

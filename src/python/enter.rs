@@ -3,6 +3,7 @@
 use super::errors::{OrRaise, to_python};
 use super::waiters;
 use crate::error::{Error, ErrorKind, Result};
+use crate::io::fork;
 use crate::io::task::{self, Driver, Waiter, Wants};
 use pyo3::prelude::*;
 use std::future::Future;
@@ -54,11 +55,17 @@ pub fn enter_until<T: Send>(
 ) -> PyResult<Option<T>> {
     // On the heap: under gevent this stack is copied away while another greenlet runs on it.
     let mut future: Work<'_, T> = Box::pin(future);
+    let generation = fork::generation();
     let done = match waiters::greenlet_wait(py)? {
-        Some(wait) => drive_in_greenlet(py, &mut future, &wait, deadline)?,
-        None => py.detach(|| task::block_on(&mut future, &Detached, deadline)).or_raise(py)?,
+        Some(wait) => drive_in_greenlet(py, &mut future, &wait, deadline),
+        None => py.detach(|| task::block_on(&mut future, &Detached, deadline)).or_raise(py),
     };
-    done.transpose().or_raise(py)
+    if !task::is_current(generation) {
+        // A child that was forked on top of this call. The call is the parent's: its locks may be
+        // held by threads that do not exist here, so it is not even dropped.
+        std::mem::forget(future);
+    }
+    done?.transpose().or_raise(py)
 }
 
 /// Sleeps in poll(2) without the GIL; a signal's handler runs at once.
@@ -69,7 +76,7 @@ impl Waiter for Detached {
         if task::poll_fds(wants)? {
             return Ok(());
         }
-        super::callbacks::check_signals().map_err(|error| {
+        task::handle_signals(super::callbacks::check_signals).map_err(|error| {
             super::callbacks::restore(error);
             Error::new(ErrorKind::Interrupted, "a signal handler raised")
         })
@@ -100,5 +107,6 @@ fn drive_in_greenlet<T: Send>(
         let waited = wait.call1((fds, timeout));
         driver.after_sleep();
         waited?;
+        driver.same_process().or_raise(py)?;
     }
 }

@@ -178,6 +178,9 @@ impl Session {
         while self.shared.fetching.load(Ordering::Acquire) {
             let arrived = self.shared.arrived.listen();
             let Some(mut driver) = self.driver() else {
+                if task::is_in_handler() {
+                    return Ok(()); // the driver sleeps beneath us; it sends back what comes
+                }
                 if self.shared.fetching.load(Ordering::Acquire) {
                     arrived.await;
                 }

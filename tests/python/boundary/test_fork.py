@@ -314,3 +314,50 @@ say("done")
     script.send(signal.SIGUSR2)
     script.expect("done")
     script.finish()
+
+
+def test_a_child_that_returns_into_a_blocked_drain(broker: str, start_script: StartScript) -> None:
+    """The call is the parent's: the child gets an error that says so, at once, and can go on."""
+    script = start_script(
+        """
+import socket
+
+connection = Connection(url)
+consumer = Consumer(connection, [Queue("return")], no_ack=True,
+                    callbacks=[lambda body, message: say("got", body)])
+consumer.consume()
+parent = os.getpid()
+
+def handler(number, frame):
+    pid = os.fork()
+    if pid:
+        say("forked", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+signal.signal(signal.SIGUSR1, handler)
+signal.signal(signal.SIGUSR2, lambda n, frame:
+              Producer(connection.channel()).publish("end", routing_key="return"))
+say("draining")
+try:
+    connection.drain_events(timeout=60)
+except connection.connection_errors as error:
+    assert os.getpid() != parent
+    assert "forked" in str(error), error
+    queue = Queue("child")(connection.channel())
+    queue.declare()
+    Producer(queue.channel).publish("x", routing_key="child")
+    os._exit(0 if queue.get(no_ack=True).payload == "x" else 1)
+assert os.getpid() == parent
+connection.release()
+say("done")
+""",
+        broker,
+    )
+    script.expect("draining")
+    script.wait_asleep()
+    script.send(signal.SIGUSR1)
+    assert script.expect("forked") == "0"
+    script.wait_asleep()
+    script.send(signal.SIGUSR2)
+    script.expect("got")
+    script.expect("done")
+    script.finish()

@@ -191,3 +191,36 @@ check_usable()
     script.tell("go")
     script.expect("usable")
     script.finish()
+
+
+def test_a_handler_may_close_what_it_interrupts(
+    redis_server, new_proxy, start_script: StartScript
+) -> None:
+    """Also while a reply is under way that only the interrupted call could take."""
+    proxy = new_proxy(redis_server.port)
+    script = start_script(
+        CONSUMING
+        + """
+def handler(number, frame):
+    consumer.cancel()
+    connection.release()
+    say("released")
+
+signal.signal(signal.SIGTERM, handler)
+say("ready")
+sys.stdin.readline()
+try:
+    connection.drain_events(timeout=60)
+except connection.connection_errors as error:
+    say("ended")
+""",
+        f"redis://127.0.0.1:{proxy.port}/0",
+    )
+    script.expect("ready")
+    proxy.hold("down")
+    script.tell("go")
+    script.wait_asleep()
+    script.send(signal.SIGTERM)
+    script.expect("released", timeout=AT_ONCE)
+    script.expect("ended", timeout=AT_ONCE)
+    script.finish()
