@@ -1,7 +1,7 @@
 //! The one door from Python into native work: the GIL is released, signals are seen, errors mapped.
 
 use super::errors::{OrRaise, to_python};
-use super::waiters;
+use super::{logs, waiters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::fork;
 use crate::io::task::{self, Driver, Waiter, Wants};
@@ -65,6 +65,7 @@ pub fn enter_until<T: Send>(
         // held by threads that do not exist here, so it is not even dropped.
         std::mem::forget(future);
     }
+    logs::flush(py)?;
     done?.transpose().or_raise(py)
 }
 

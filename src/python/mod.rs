@@ -10,6 +10,7 @@ mod cycle;
 mod enter;
 mod errors;
 mod json;
+mod logs;
 mod memory;
 mod message;
 mod names;
@@ -26,6 +27,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // Now, under the GIL: a fork while another thread is about to install the hooks would be missed.
     crate::io::fork::install();
+    logs::install();
     module.add_class::<batch::PublishBatch>()?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<connection::Connection>()?;

@@ -160,6 +160,7 @@ impl Transport {
     fn on_readable(&self, py: Python<'_>, _args: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<()> {
         let drive = || py.detach(|| self.inner.drive()).or_raise(py);
         drive()?;
+        super::logs::flush(py)?;
         for _ in 0..BURST {
             let mut event = self.inner.try_next();
             if event.is_none() {
