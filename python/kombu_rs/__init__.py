@@ -30,9 +30,7 @@ __homepage__ = "https://github.com/kombu-rs/kombu-rs"
 __docformat__ = "restructuredtext en"
 
 
-version_info_t = namedtuple(
-    "version_info_t", ("major", "minor", "micro", "releaselevel", "serial")
-)
+version_info_t = namedtuple("version_info_t", ("major", "minor", "micro", "releaselevel", "serial"))
 
 VERSION = version_info = version_info_t(5, 7, 0, "", "")
 

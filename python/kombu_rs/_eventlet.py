@@ -3,6 +3,7 @@
 A hub of eventlet allows one listener for each descriptor and direction. Greenlets that share a
 connection wait for the same descriptor, so they share its listener here.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ def wait(fds: Sequence[tuple[int, int]], timeout: float | None) -> None:
     hub = hubs.get_hub()
     current = getcurrent()
     if current is hub.greenlet:
-        return block(patcher.original('select').poll, fds, timeout)
+        return block(patcher.original("select").poll, fds, timeout)
     woken = False
 
     def wake() -> None:

@@ -1,4 +1,5 @@
 """Waiting on gevent's hub."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -28,14 +29,14 @@ def wait(fds: Sequence[tuple[int, int]], timeout: float | None) -> None:
     """
     hub = get_hub()
     if getcurrent() is hub:
-        return block(get_original('select', 'poll'), fds, timeout)
+        return block(get_original("select", "poll"), fds, timeout)
     loop = hub.loop
     if timeout is not None and timeout <= 0:
         timeout = 0.0
     idle = _idle.get(hub)
     if idle is None:
         idle = _idle[hub] = {}
-    reuse = 'libuv' not in type(loop).__module__
+    reuse = "libuv" not in type(loop).__module__
     waiter = Waiter(hub)
     watchers = []
     timer = None

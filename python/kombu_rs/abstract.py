@@ -1,4 +1,5 @@
 """What entities (exchanges, queues, bindings) have in common."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -11,9 +12,9 @@ from .utils.functional import ChannelPromise
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ('Object', 'MaybeChannelBound')
+__all__ = ("Object", "MaybeChannelBound")
 
-_ObjectType = TypeVar('_ObjectType', bound='Object')
+_ObjectType = TypeVar("_ObjectType", bound="Object")
 
 
 def unpickle_dict(cls: type[_ObjectType], kwargs: dict[str, Any]) -> _ObjectType:
@@ -36,7 +37,7 @@ class Object:
             value = kwargs.get(name)
             if value is not None:
                 setattr(self, name, (convert or _any)(value))
-            elif not hasattr(self, name):       # else the class has a default
+            elif not hasattr(self, name):  # else the class has a default
                 setattr(self, name, None)
 
     def as_dict(self, recurse: bool = False) -> dict[str, Any]:
@@ -45,6 +46,7 @@ class Object:
         Arguments:
             recurse: Turn the objects among their values into dicts as well.
         """
+
         def shown(value: Any, convert: Callable[[Any], Any] | None) -> Any:
             if recurse and isinstance(value, Object):
                 return value.as_dict(recurse=True)
@@ -80,6 +82,7 @@ class MaybeChannelBound(Object):
         """Bind the entity itself, unless it is bound already or there is no channel."""
         if not self.is_bound and channel:
             from .connection import maybe_channel
+
             self._channel = maybe_channel(channel)
             self.when_bound()
             self._is_bound = True
@@ -97,12 +100,12 @@ class MaybeChannelBound(Object):
     def __repr__(self) -> str:
         return self._repr_entity(type(self).__name__)
 
-    def _repr_entity(self, item: str = '') -> str:
+    def _repr_entity(self, item: str = "") -> str:
         item = item or type(self).__name__
         if not self.is_bound:
-            return f'<unbound {item}>'
-        number = getattr(self.channel, 'channel_id', None)
-        return f'<{item} bound to chan:{"" if number is None else number}>'
+            return f"<unbound {item}>"
+        number = getattr(self.channel, "channel_id", None)
+        return f"<{item} bound to chan:{'' if number is None else number}>"
 
     @property
     def is_bound(self) -> bool:
@@ -119,7 +122,8 @@ class MaybeChannelBound(Object):
         channel = self._channel
         if channel is None:
             raise NotBoundError(
-                f"Can't call method on {type(self).__name__} not bound to a channel")
+                f"Can't call method on {type(self).__name__} not bound to a channel"
+            )
         if isinstance(channel, ChannelPromise):
             channel = self._channel = channel()
         return channel

@@ -66,9 +66,7 @@ def _split_hosts(hostname: Any) -> list[str]:
         entries = [hostname]
     for entry in entries:
         if not isinstance(entry, str):
-            raise TypeError(
-                f"Connection: a broker is a URL or host name (text), got {entry!r}"
-            )
+            raise TypeError(f"Connection: a broker is a URL or host name (text), got {entry!r}")
     return [part for entry in entries for part in entry.split(";") if part]
 
 

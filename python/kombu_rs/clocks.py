@@ -1,4 +1,5 @@
 """Logical clocks: which of two events came first, without a common time."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -6,7 +7,7 @@ from operator import itemgetter
 from threading import Lock as _Lock
 from typing import Any
 
-__all__ = ('LamportClock', 'timetuple')
+__all__ = ("LamportClock", "timetuple")
 
 
 class timetuple(tuple):
@@ -25,13 +26,18 @@ class timetuple(tuple):
     __slots__ = ()
 
     def __new__(
-        cls, clock: int | None, timestamp: float, id: str, obj: Any = None,
+        cls,
+        clock: int | None,
+        timestamp: float,
+        id: str,
+        obj: Any = None,
     ) -> timetuple:
         return tuple.__new__(cls, (clock, timestamp, id, obj))
 
     def __repr__(self) -> str:
-        return (f'_lamport(clock={self.clock}, timestamp={self.timestamp}, '
-                f'id={self.id} {self.obj!r})')
+        return (
+            f"_lamport(clock={self.clock}, timestamp={self.timestamp}, id={self.id} {self.obj!r})"
+        )
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return tuple(self)
@@ -41,7 +47,7 @@ class timetuple(tuple):
             clock, their_clock = self[0], other[0]
             if clock and their_clock:
                 mine, theirs = clock, their_clock
-                if mine == theirs:          # same instant: sort by id
+                if mine == theirs:  # same instant: sort by id
                     mine, theirs = self[2], other[2]
             else:
                 mine, theirs = self[1], other[1]
@@ -63,10 +69,10 @@ class timetuple(tuple):
         less = self.__lt__(other)
         return less if less is NotImplemented else not less
 
-    clock = property(itemgetter(0), doc='Value of the Lamport clock.')
-    timestamp = property(itemgetter(1), doc='Wall-clock time in seconds.')
-    id = property(itemgetter(2), doc='Who did it.')
-    obj = property(itemgetter(3), doc='What happened.')
+    clock = property(itemgetter(0), doc="Value of the Lamport clock.")
+    timestamp = property(itemgetter(1), doc="Wall-clock time in seconds.")
+    id = property(itemgetter(2), doc="Who did it.")
+    obj = property(itemgetter(3), doc="What happened.")
 
 
 class LamportClock:
@@ -112,4 +118,4 @@ class LamportClock:
         return str(self.value)
 
     def __repr__(self) -> str:
-        return f'<LamportClock: {self.value}>'
+        return f"<LamportClock: {self.value}>"

@@ -314,9 +314,7 @@ def collect_replies(
 
 
 def _ensure_errback(exc: BaseException, interval: float) -> None:
-    logger.error(
-        "Connection error: %r. Retry in %ss\n", exc, interval, exc_info=True
-    )
+    logger.error("Connection error: %r. Retry in %ss\n", exc, interval, exc_info=True)
 
 
 def _ignorable(conn: Any) -> tuple[type[BaseException], ...]:

@@ -4,6 +4,7 @@ The standard library is enough for the first three (and for zstd from Python
 3.14 on); zstd otherwise needs ``backports.zstd`` or ``zstandard``, brotli needs
 ``brotli`` or ``brotlicffi``. Modules are imported when they are first used.
 """
+
 from __future__ import annotations
 
 import zlib
@@ -14,7 +15,7 @@ from typing import Any
 from .utils.compat import entrypoints
 from .utils.encoding import ensure_bytes
 
-__all__ = ('register', 'encoders', 'get_encoder', 'get_decoder', 'compress', 'decompress')
+__all__ = ("register", "encoders", "get_encoder", "get_decoder", "compress", "decompress")
 
 Coder = Callable[[bytes], bytes]
 
@@ -61,7 +62,7 @@ def _import_pending(content_type: str) -> None:
             module = import_module(name)
         except ImportError:
             continue
-        decoder = _zstandard_decompress if name == 'zstandard' else module.decompress
+        decoder = _zstandard_decompress if name == "zstandard" else module.decompress
         register(module.compress, decoder, content_type)
         return
 
@@ -73,7 +74,7 @@ def _zstandard_decompress(body: bytes) -> bytes:
     frame = ZstdDecompressor().decompressobj()
     content = frame.decompress(body)
     if not frame.eof:
-        raise ValueError('the zstd frame ends too early')
+        raise ValueError("the zstd frame ends too early")
     return content
 
 
@@ -88,7 +89,7 @@ def _load_everything() -> None:
         _import_pending(content_type)
     if _entry_points_pending:
         _entry_points_pending = False
-        for entry_point, (encoder, decoder, content_type) in entrypoints('kombu.compression'):
+        for entry_point, (encoder, decoder, content_type) in entrypoints("kombu.compression"):
             register(encoder, decoder, content_type, [entry_point.name])
 
 
@@ -108,9 +109,9 @@ def _find(table: dict[str, Coder], name: str) -> tuple[Coder, str]:
     try:
         return table[content_type], content_type
     except KeyError:
-        known = ', '.join(sorted({*(a for a, t in _aliases.items() if t in table), *table}))
+        known = ", ".join(sorted({*(a for a, t in _aliases.items() if t in table), *table}))
         raise KeyError(
-            f'no compression {name!r} (is its library installed?); there are: {known}'
+            f"no compression {name!r} (is its library installed?); there are: {known}"
         ) from None
 
 
@@ -148,10 +149,10 @@ def decompress(body: bytes, content_type: str) -> bytes:
     return get_decoder(content_type)(body)
 
 
-register(zlib.compress, zlib.decompress, 'application/x-gzip', aliases=['gzip', 'zlib'])
-_register_later('application/x-bz2', ('bz2',), ['bzip2', 'bzip'])
-_register_later('application/x-brotli', ('brotli', 'brotlicffi'), ['brotli'])
-_register_later('application/x-lzma', ('lzma',), ['lzma', 'xz'])
+register(zlib.compress, zlib.decompress, "application/x-gzip", aliases=["gzip", "zlib"])
+_register_later("application/x-bz2", ("bz2",), ["bzip2", "bzip"])
+_register_later("application/x-brotli", ("brotli", "brotlicffi"), ["brotli"])
+_register_later("application/x-lzma", ("lzma",), ["lzma", "xz"])
 _register_later(
-    'application/zstd', ('compression.zstd', 'backports.zstd', 'zstandard'),
-    ['zstd', 'zstandard'])
+    "application/zstd", ("compression.zstd", "backports.zstd", "zstandard"), ["zstd", "zstandard"]
+)

@@ -287,9 +287,7 @@ class Connection(_native.Connection, Retrying):
         if _log_channel:
             from .utils.debug import Logwrapped
 
-            return Logwrapped(
-                chan, "kombu.channel", f"[Kombu channel:{chan.channel_id}] "
-            )
+            return Logwrapped(chan, "kombu.channel", f"[Kombu channel:{chan.channel_id}] ")
         return chan
 
     def heartbeat_check(self, rate: int = 2) -> Any:
@@ -584,9 +582,7 @@ class Connection(_native.Connection, Retrying):
 
         return Producer(channel or self, *args, **kwargs)
 
-    def Consumer(
-        self, queues: Any = None, channel: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
+    def Consumer(self, queues: Any = None, channel: Any = None, *args: Any, **kwargs: Any) -> Any:
         """A :class:`~kombu_rs.Consumer` on ``channel``, by default on the default channel."""
         from .messaging import Consumer
 

@@ -224,9 +224,7 @@ class Exchange(MaybeChannelBound):
 
     def delete(self, if_unused: bool = False, nowait: bool = False) -> Any:
         """Delete the exchange on the broker; with ``if_unused`` only when nothing is bound."""
-        return self.channel.exchange_delete(
-            exchange=self.name, if_unused=if_unused, nowait=nowait
-        )
+        return self.channel.exchange_delete(exchange=self.name, if_unused=if_unused, nowait=nowait)
 
     def binding(
         self,
@@ -583,9 +581,7 @@ class Queue(MaybeChannelBound):
         """Stop the consumer of that tag."""
         return self.channel.basic_cancel(consumer_tag)
 
-    def delete(
-        self, if_unused: bool = False, if_empty: bool = False, nowait: bool = False
-    ) -> Any:
+    def delete(self, if_unused: bool = False, if_empty: bool = False, nowait: bool = False) -> Any:
         """Delete the queue on the broker.
 
         Arguments:

@@ -8,6 +8,7 @@ specification's XML) under the names that py-amqp gave them. py-amqp itself is
 not needed. When a program has imported it, our classes become subclasses of
 its classes, so that ``except amqp.exceptions.NotFound`` catches ours.
 """
+
 from __future__ import annotations
 
 import sys
@@ -15,13 +16,26 @@ from builtins import TimeoutError
 from typing import Any, NoReturn
 
 __all__ = (
-    'reraise', 'KombuError', 'OperationalError', 'BatchPublishError',
-    'NotBoundError', 'MessageStateError', 'TimeoutError',
-    'LimitExceeded', 'ConnectionLimitExceeded',
-    'ChannelLimitExceeded', 'ConnectionError', 'ChannelError',
-    'VersionMismatch', 'SerializerNotInstalled', 'ResourceError',
-    'SerializationError', 'EncodeError', 'DecodeError', 'HttpError',
-    'InconsistencyError',
+    "reraise",
+    "KombuError",
+    "OperationalError",
+    "BatchPublishError",
+    "NotBoundError",
+    "MessageStateError",
+    "TimeoutError",
+    "LimitExceeded",
+    "ConnectionLimitExceeded",
+    "ChannelLimitExceeded",
+    "ConnectionError",
+    "ChannelError",
+    "VersionMismatch",
+    "SerializerNotInstalled",
+    "ResourceError",
+    "SerializationError",
+    "EncodeError",
+    "DecodeError",
+    "HttpError",
+    "InconsistencyError",
 )
 
 
@@ -104,7 +118,7 @@ class HttpError(Exception):
         super().__init__(code, message, response)
 
     def __str__(self) -> str:
-        return f'HTTP {self.code}: {self.message}'
+        return f"HTTP {self.code}: {self.message}"
 
 
 class _AMQPRoot(Exception):
@@ -139,7 +153,7 @@ class AMQPError(_AMQPRoot):
         self.message = self.reply_text = reply_text
         self.reply_code = reply_code or self.code
         self.method_sig = method_sig
-        self.method_name = method_name or ''
+        self.method_name = method_name or ""
         # Not super().__init__: py-amqp's takes the arguments in another order.
         Exception.__init__(self, self.reply_code, reply_text, method_sig, self.method_name)
 
@@ -149,11 +163,11 @@ class AMQPError(_AMQPRoot):
 
     def __str__(self) -> str:
         if self.method_name or self.method_sig:
-            return f'{self.method_name or self.method_sig}: ({self.reply_code}) {self.reply_text}'
+            return f"{self.method_name or self.method_sig}: ({self.reply_code}) {self.reply_text}"
         if self.reply_text is None:
-            return f'<{type(self).__name__}: unknown error>'
+            return f"<{type(self).__name__}: unknown error>"
         if self.reply_code:
-            return f'({self.reply_code}) {self.reply_text}'
+            return f"({self.reply_code}) {self.reply_text}"
         return str(self.reply_text)
 
 
@@ -299,13 +313,30 @@ class MessageNacked(Exception):
 
 
 _AMQP_CLASSES = (
-    AMQPError, ConnectionError, ChannelError,
-    RecoverableConnectionError, IrrecoverableConnectionError,
-    RecoverableChannelError, IrrecoverableChannelError,
-    ConsumerCancelled, ContentTooLarge, NoConsumers, ConnectionForced,
-    InvalidPath, AccessRefused, NotFound, ResourceLocked, PreconditionFailed,
-    FrameError, FrameSyntaxError, InvalidCommand, ChannelNotOpen,
-    UnexpectedFrame, ResourceError, NotAllowed, AMQPNotImplementedError,
+    AMQPError,
+    ConnectionError,
+    ChannelError,
+    RecoverableConnectionError,
+    IrrecoverableConnectionError,
+    RecoverableChannelError,
+    IrrecoverableChannelError,
+    ConsumerCancelled,
+    ContentTooLarge,
+    NoConsumers,
+    ConnectionForced,
+    InvalidPath,
+    AccessRefused,
+    NotFound,
+    ResourceLocked,
+    PreconditionFailed,
+    FrameError,
+    FrameSyntaxError,
+    InvalidCommand,
+    ChannelNotOpen,
+    UnexpectedFrame,
+    ResourceError,
+    NotAllowed,
+    AMQPNotImplementedError,
     InternalError,
 )
 
@@ -333,12 +364,12 @@ def _adopt_amqp() -> None:
     catches its classes has imported them before our error is created.
     """
     global _adopted
-    amqp = sys.modules.get('amqp.exceptions')
-    theirs = getattr(amqp, 'InternalError', None)   # the last one: there when it is fully loaded
+    amqp = sys.modules.get("amqp.exceptions")
+    theirs = getattr(amqp, "InternalError", None)  # the last one: there when it is fully loaded
     if _adopted or theirs is None:
         return
     _adopted = True
-    for ours in _AMQP_CLASSES:      # bases before subclasses, or the MRO would not linearise
+    for ours in _AMQP_CLASSES:  # bases before subclasses, or the MRO would not linearise
         parents = tuple(base for base in ours.__bases__ if base is not _AMQPRoot)
         ours.__bases__ = (*parents, getattr(amqp, ours.__name__))
 
@@ -349,7 +380,7 @@ def with_amqp(errors: tuple[type[BaseException], ...]) -> tuple[type[BaseExcepti
     For the tuples that connections offer to ``except``: code that has to do
     with py-amqp raises its classes, which ours are only subclasses of.
     """
-    amqp = sys.modules.get('amqp.exceptions')
+    amqp = sys.modules.get("amqp.exceptions")
     if amqp is None or not isinstance(errors, tuple):
         return errors
     theirs = [getattr(amqp, cls.__name__, cls) for cls in errors if cls in _AMQP_CLASSES]

@@ -1,4 +1,5 @@
 """Logging utilities."""
+
 from __future__ import annotations
 
 import logging
@@ -16,16 +17,16 @@ from .utils.encoding import safe_repr, safe_str
 from .utils.functional import maybe_evaluate
 from .utils.objects import cached_property
 
-__all__ = ('LogMixin', 'LOG_LEVELS', 'get_loglevel', 'setup_logging')
+__all__ = ("LogMixin", "LOG_LEVELS", "get_loglevel", "setup_logging")
 
-_NAMES = ('CRITICAL', 'FATAL', 'ERROR', 'WARN', 'WARNING', 'INFO', 'DEBUG', 'NOTSET')
+_NAMES = ("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET")
 
 #: Level by name and name by level.
 LOG_LEVELS: dict[Any, Any] = {name: getattr(logging, name) for name in _NAMES}
 LOG_LEVELS.update({level: logging.getLevelName(level) for level in set(LOG_LEVELS.values())})
 
 #: Set by the environment variable of that name: errors are logged without their traceback.
-DISABLE_TRACEBACKS = os.environ.get('DISABLE_TRACEBACKS')
+DISABLE_TRACEBACKS = os.environ.get("DISABLE_TRACEBACKS")
 
 
 def get_logger(logger: str | logging.Logger) -> logging.Logger:
@@ -44,16 +45,18 @@ def get_loglevel(level: str | int) -> int:
 
 def naive_format_parts(fmt: str) -> Iterator[str]:
     """Yield the conversion letter for each argument of ``fmt`` (``%%`` takes none)."""
-    for match in re.finditer(r'%(?:%|[^a-zA-Z%]*([a-zA-Z]))', fmt):
+    for match in re.finditer(r"%(?:%|[^a-zA-Z%]*([a-zA-Z]))", fmt):
         if match[1]:
             yield match[1]
 
 
 def safeify_format(
-    fmt: str, args: Sequence[Any], filters: dict[str, Any] | None = None,
+    fmt: str,
+    args: Sequence[Any],
+    filters: dict[str, Any] | None = None,
 ) -> Iterator[Any]:
     """Yield ``args`` as text, by ``repr`` where ``fmt`` says ``%r``; no conversion can fail."""
-    chosen = filters or {'s': safe_str, 'r': safe_repr}
+    chosen = filters or {"s": safe_str, "r": safe_repr}
     for arg, kind in zip(args, naive_format_parts(fmt), strict=False):
         arg = maybe_evaluate(arg)
         yield chosen[kind](arg) if kind in chosen else arg
@@ -84,14 +87,14 @@ class LogMixin:
 
     def _log_error(self, severity: int, *args: Any, **kwargs: Any) -> Any:
         if DISABLE_TRACEBACKS:
-            kwargs.pop('exc_info', None)
+            kwargs.pop("exc_info", None)
         else:
-            kwargs.setdefault('exc_info', True)
+            kwargs.setdefault("exc_info", True)
         return self.log(severity, *args, **kwargs)
 
     def annotate(self, text: Any) -> str:
         """Return ``text`` with the logger's name before it."""
-        return f'{self.logger_name} - {text}'
+        return f"{self.logger_name} - {text}"
 
     def log(self, severity: int, *args: Any, **kwargs: Any) -> Any:
         """Log ``args`` (a format and its values) if ``severity`` is enabled."""
@@ -101,9 +104,9 @@ class LogMixin:
             fmt, *values = args
             shown = list(safeify_format(fmt, values))
             return self.logger.log(
-                severity, self.annotate(fmt.replace('%r', '%s')), *shown, **kwargs)
-        return self.logger.log(
-            severity, self.annotate(' '.join(map(safe_str, args))), **kwargs)
+                severity, self.annotate(fmt.replace("%r", "%s")), *shown, **kwargs
+            )
+        return self.logger.log(severity, self.annotate(" ".join(map(safe_str, args))), **kwargs)
 
     def get_logger(self) -> logging.Logger:
         """Return the logger of the name :attr:`logger_name`."""
@@ -161,7 +164,7 @@ def setup_logging(loglevel: Any = None, logfile: Any = None) -> logging.Logger:
     if logger.handlers:
         return logger
     target: Any = logfile if logfile is not None else sys.__stderr__
-    if hasattr(target, 'write'):
+    if hasattr(target, "write"):
         handler: logging.Handler = logging.StreamHandler(target)
     else:
         handler = WatchedFileHandler(target)

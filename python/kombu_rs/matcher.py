@@ -1,4 +1,5 @@
 """Pattern matching registry, used to address workers by pattern."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ class MatcherRegistry:
 
     MatcherNotInstalled = MatcherNotInstalled
     #: Names of matchers that take the pattern as their first argument.
-    matcher_pattern_first: ClassVar[list[str]] = ['pcre']
+    matcher_pattern_first: ClassVar[list[str]] = ["pcre"]
 
     def __init__(self) -> None:
         self._matchers: dict[str, MatcherFunction] = {}
@@ -49,14 +50,15 @@ class MatcherRegistry:
         except KeyError:
             # Third-party matchers are looked for when one is asked for that
             # is not ours: the search takes longer than importing this package.
-            for entry_point, args in entrypoints('kombu.matchers'):
+            for entry_point, args in entrypoints("kombu.matchers"):
                 if entry_point.name not in self._matchers:
                     self.register(entry_point.name, *args)
             if name in self._matchers:
                 return self._matchers[name]
             raise self.MatcherNotInstalled(
-                f'No matcher installed for {name}; installed are: '
-                f'{", ".join(sorted(self._matchers))}') from None
+                f"No matcher installed for {name}; installed are: "
+                f"{', '.join(sorted(self._matchers))}"
+            ) from None
 
     def match(
         self,
@@ -91,14 +93,14 @@ unregister = registry.unregister
 
 def register_glob() -> None:
     """Register shell patterns (:mod:`fnmatch`) as ``glob``."""
-    registry.register('glob', fnmatch)
+    registry.register("glob", fnmatch)
 
 
 def register_pcre() -> None:
     """Register regular expressions (:mod:`re`) as ``pcre``."""
-    registry.register('pcre', rematch)
+    registry.register("pcre", rematch)
 
 
 register_glob()
 register_pcre()
-registry._set_default_matcher('glob')
+registry._set_default_matcher("glob")

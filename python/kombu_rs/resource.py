@@ -1,4 +1,5 @@
 """Pools of things that are costly to make."""
+
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
@@ -22,7 +23,7 @@ def _after_fork_cleanup_resource(resource: Resource) -> None:
 
 def _checked_limit(limit: Any) -> int | None:
     if isinstance(limit, bool):
-        raise TypeError('limit must be an int, not bool')
+        raise TypeError("limit must be an int, not bool")
     return limit
 
 
@@ -62,11 +63,11 @@ class Resource:
 
     def setup(self) -> None:
         """Fill the pool (with :class:`~kombu_rs.utils.functional.lazy` things, or real ones)."""
-        raise NotImplementedError('subclass responsibility')
+        raise NotImplementedError("subclass responsibility")
 
     def new(self) -> Any:
         """Return a thing, or a lazy one that makes it."""
-        raise NotImplementedError('subclass responsibility')
+        raise NotImplementedError("subclass responsibility")
 
     def _add_when_empty(self) -> None:
         if self.limit and len(self._dirty) >= self.limit:
@@ -86,7 +87,7 @@ class Resource:
             RuntimeError: if the pool is closed.
         """
         if self._closed:
-            raise RuntimeError('Acquire on closed pool')
+            raise RuntimeError("Acquire on closed pool")
         if self.limit:
             resource = self._acquire_limited(block, timeout)
         else:
@@ -110,7 +111,7 @@ class Resource:
                 resource = self.prepare(found)
             except BaseException:
                 if isinstance(found, lazy):
-                    self._resource.put(found)       # not made: nothing to close
+                    self._resource.put(found)  # not made: nothing to close
                 else:
                     self.release(found)
                 raise
@@ -161,7 +162,7 @@ class Resource:
             except KeyError:
                 break
             self._collect(resource)
-        with getattr(self._resource, 'mutex', None) or nullcontext():
+        with getattr(self._resource, "mutex", None) or nullcontext():
             while True:
                 try:
                     resource = self._resource.queue.pop()
@@ -170,7 +171,7 @@ class Resource:
                 self._collect(resource)
 
     def _collect(self, resource: Any) -> None:
-        with suppress(AttributeError):      # nothing was opened
+        with suppress(AttributeError):  # nothing was opened
             self.collect_resource(resource)
 
     def resize(
@@ -195,8 +196,7 @@ class Resource:
         shrinks = 0 < (limit or 0) < before
         if self._dirty and shrinks and not ignore_errors:
             if not force:
-                raise RuntimeError(
-                    f"Can't shrink pool when in use: was={self._limit} now={limit}")
+                raise RuntimeError(f"Can't shrink pool when in use: was={self._limit} now={limit}")
             reset = True
         self._limit = limit
         if reset:
@@ -208,10 +208,10 @@ class Resource:
     def _shrink_down(self, collect: bool = True) -> None:
         # What is in use counts: it comes back.
         room = max(0, (self.limit or 0) - len(self._dirty))
-        with getattr(self._resource, 'mutex', None) or nullcontext():
+        with getattr(self._resource, "mutex", None) or nullcontext():
             idle = self._resource.queue
             while len(idle) > room:
-                resource = idle.pop(0)      # the one not used for longest
+                resource = idle.pop(0)  # the one not used for longest
                 if collect:
                     self._collect(resource)
 

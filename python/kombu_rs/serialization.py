@@ -5,6 +5,7 @@ with the message (``application/json``). Reading is refused for the types that
 can run code while they are read (pickle, yaml) or are not wanted (see
 ``accept``): a queue is often open to more people than the worker's machine.
 """
+
 from __future__ import annotations
 
 import os
@@ -20,34 +21,36 @@ from .utils.encoding import bytes_to_str, str_to_bytes
 if TYPE_CHECKING:
     import pickle
 
-__all__ = ('pickle', 'loads', 'dumps', 'register', 'unregister')
+__all__ = ("pickle", "loads", "dumps", "register", "unregister")
 
 #: Content encodings by which the data stays bytes.
-SKIP_DECODE = frozenset(['binary', 'ascii-8bit'])
+SKIP_DECODE = frozenset(["binary", "ascii-8bit"])
 #: Content types that are always read: nothing is run for them.
-TRUSTED_CONTENT = frozenset(['application/data', 'application/text'])
+TRUSTED_CONTENT = frozenset(["application/data", "application/text"])
 
 NOTSET = object()
 
 
 def __getattr__(name: str) -> Any:
     # Only who uses pickle pays for importing it.
-    if name == 'pickle':
+    if name == "pickle":
         import pickle
+
         return pickle
-    if name == 'pickle_protocol':
+    if name == "pickle_protocol":
         return _pickle_protocol()
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _pickle_protocol() -> int:
     """Return the protocol to write: ``PICKLE_PROTOCOL`` in the environment, or Python's default."""
     import pickle
-    text = os.environ.get('PICKLE_PROTOCOL', str(pickle.DEFAULT_PROTOCOL))
+
+    text = os.environ.get("PICKLE_PROTOCOL", str(pickle.DEFAULT_PROTOCOL))
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f'PICKLE_PROTOCOL={text!r}: must be a number') from None
+        raise ValueError(f"PICKLE_PROTOCOL={text!r}: must be a number") from None
 
 
 class codec(NamedTuple):
@@ -74,11 +77,11 @@ def _reraise_errors(
 
 def parenthesize_alias(first: str, second: str) -> str:
     """Return ``first (second)``, or just ``second`` if there is no ``first``."""
-    return f'{first} ({second})' if first else second
+    return f"{first} ({second})" if first else second
 
 
 def _nothing_registered(data: Any) -> Any:
-    raise SerializerNotInstalled('No default serializer: see registry._set_default_serializer')
+    raise SerializerNotInstalled("No default serializer: see registry._set_default_serializer")
 
 
 class SerializerRegistry:
@@ -88,8 +91,8 @@ class SerializerRegistry:
         self._encoders: dict[str | None, codec] = {}
         self._decoders: dict[Any, Callable[[Any], Any]] = {}
         self._default_encode: Callable[[Any], Any] = _nothing_registered
-        self._default_content_type = ''
-        self._default_content_encoding = ''
+        self._default_content_type = ""
+        self._default_content_encoding = ""
         self._disabled_content_types: set[str] = set()
         #: Name by content type.
         self.type_to_name: dict[Any, Any] = {}
@@ -103,7 +106,7 @@ class SerializerRegistry:
         encoder: Callable[[Any], Any] | None,
         decoder: Callable[[Any], Any] | None,
         content_type: str,
-        content_encoding: str = 'utf-8',
+        content_encoding: str = "utf-8",
     ) -> None:
         """Add a serializer, or replace it.
 
@@ -128,11 +131,11 @@ class SerializerRegistry:
         longer than importing the package.
         """
         self._entry_points_pending = False
-        for entry_point, args in entrypoints('kombu.serializers'):
+        for entry_point, args in entrypoints("kombu.serializers"):
             self.register(entry_point.name, *args)
 
     def _content_type(self, name: str) -> str:
-        if '/' in name:
+        if "/" in name:
             return name
         if self._entry_points_pending:
             self._load_entry_points()
@@ -166,8 +169,7 @@ class SerializerRegistry:
         try:
             content_type = self.name_to_type.pop(name)
         except KeyError:
-            raise SerializerNotInstalled(
-                f'No encoder/decoder installed for {name}') from None
+            raise SerializerNotInstalled(f"No encoder/decoder installed for {name}") from None
         self._decoders.pop(content_type, None)
         self.type_to_name.pop(content_type, None)
         self._encoders.pop(name, None)
@@ -179,15 +181,15 @@ class SerializerRegistry:
             SerializerNotInstalled: if there is none of that name.
         """
         try:
-            (self._default_content_type, self._default_content_encoding,
-             self._default_encode) = self._encoders[name]
+            (self._default_content_type, self._default_content_encoding, self._default_encode) = (
+                self._encoders[name]
+            )
         except KeyError:
             raise self._no_encoder(name) from None
 
     def _no_encoder(self, name: Any) -> SerializerNotInstalled:
-        known = ', '.join(sorted(str(each) for each in self._encoders if each))
-        return SerializerNotInstalled(
-            f'No encoder installed for {name}; installed are: {known}')
+        known = ", ".join(sorted(str(each) for each in self._encoders if each))
+        return SerializerNotInstalled(f"No encoder installed for {name}; installed are: {known}")
 
     def dumps(self, data: Any, serializer: str | None = None) -> tuple[Any, Any, Any]:
         """Return ``(content type, content encoding, payload)`` for ``data``.
@@ -203,16 +205,16 @@ class SerializerRegistry:
         if self._entry_points_pending:
             self._load_entry_points()
         if serializer:
-            if serializer == 'raw':
+            if serializer == "raw":
                 return raw_encode(data)
             if serializer not in self._encoders:
                 raise self._no_encoder(serializer)
             content_type, content_encoding, encoder = self._encoders[serializer]
         elif isinstance(data, bytes):
-            return 'application/data', 'binary', data
+            return "application/data", "binary", data
         elif isinstance(data, str):
             with _reraise_errors(EncodeError, exclude=()):
-                return 'text/plain', 'utf-8', data.encode('utf-8')
+                return "text/plain", "utf-8", data.encode("utf-8")
         else:
             content_type = self._default_content_type
             content_encoding = self._default_content_encoding
@@ -248,15 +250,15 @@ class SerializerRegistry:
         """
         if self._entry_points_pending:
             self._load_entry_points()
-        content_type = bytes_to_str(content_type) if content_type else 'application/data'
+        content_type = bytes_to_str(content_type) if content_type else "application/data"
         if accept is not None:
             if content_type not in _trusted_content and content_type not in accept:
-                raise self._for_untrusted_content(content_type, 'untrusted', accept)
+                raise self._for_untrusted_content(content_type, "untrusted", accept)
         elif content_type in self._disabled_content_types and not force:
-            raise self._for_untrusted_content(content_type, 'disabled')
+            raise self._for_untrusted_content(content_type, "disabled")
         if not data:
             return data
-        content_encoding = (content_encoding or 'utf-8').lower()
+        content_encoding = (content_encoding or "utf-8").lower()
         decoder = self._decoders.get(content_type)
         try:
             if decoder:
@@ -270,15 +272,19 @@ class SerializerRegistry:
         return data
 
     def _for_untrusted_content(
-        self, ctype: str, why: str, accept: Collection[str] | None = None,
+        self,
+        ctype: str,
+        why: str,
+        accept: Collection[str] | None = None,
     ) -> ContentDisallowed:
         if accept is None:
             accept = {each for each in self._decoders if each not in self._disabled_content_types}
-        shown = ', '.join(sorted(str(each) for each in accept)) or 'nothing'
+        shown = ", ".join(sorted(str(each) for each in accept)) or "nothing"
         return ContentDisallowed(
-            f'Refusing to deserialize {why} content of type '
-            f'{parenthesize_alias(self.type_to_name.get(ctype, ctype), ctype)}; '
-            f'accepted here: {shown}')
+            f"Refusing to deserialize {why} content of type "
+            f"{parenthesize_alias(self.type_to_name.get(ctype, ctype), ctype)}; "
+            f"accepted here: {shown}"
+        )
 
 
 #: The registry that the functions of this module use.
@@ -293,28 +299,31 @@ unregister = registry.unregister
 def raw_encode(data: Any) -> tuple[str, str, Any]:
     """Return text as UTF-8 and anything else as it is: the serializer ``raw``."""
     if isinstance(data, str):
-        return 'application/data', 'utf-8', data.encode('utf-8')
-    return 'application/data', 'binary', data
+        return "application/data", "utf-8", data.encode("utf-8")
+    return "application/data", "binary", data
 
 
 def register_json() -> None:
     """Register ``json``: :mod:`kombu_rs.utils.json`."""
     from .utils import json
-    registry.register('json', json.dumps, json.loads, 'application/json', 'utf-8')
+
+    registry.register("json", json.dumps, json.loads, "application/json", "utf-8")
 
 
 def _missing(name: str, package: str) -> SerializerNotInstalled:
     return SerializerNotInstalled(
-        f'No decoder or encoder installed for {name}: pip install {package}')
+        f"No decoder or encoder installed for {name}: pip install {package}"
+    )
 
 
 def register_yaml() -> None:
     """Register ``yaml``; PyYAML is imported when it is first used."""
+
     def library() -> Any:
         try:
             import yaml
         except ImportError:
-            raise _missing('yaml', 'PyYAML') from None
+            raise _missing("yaml", "PyYAML") from None
         return yaml
 
     def yaml_dumps(obj: Any) -> str:
@@ -326,7 +335,7 @@ def register_yaml() -> None:
             data = bytes(data)
         return library().safe_load(data)
 
-    registry.register('yaml', yaml_dumps, yaml_loads, 'application/x-yaml', 'utf-8')
+    registry.register("yaml", yaml_dumps, yaml_loads, "application/x-yaml", "utf-8")
 
 
 def pickle_loads(s: Any, load: Callable[[Any], Any] | None = None) -> Any:
@@ -337,8 +346,10 @@ def pickle_loads(s: Any, load: Callable[[Any], Any] | None = None) -> Any:
     """
     if load is None:
         import pickle
+
         return pickle.loads(s)
     from io import BytesIO
+
     return load(BytesIO(s))
 
 
@@ -349,21 +360,23 @@ def unpickle(s: Any) -> Any:
 
 def register_pickle() -> None:
     """Register ``pickle``. Reading it runs what the sender likes: it is disabled by default."""
+
     def pickle_dumps(obj: Any) -> bytes:
         import pickle
+
         return pickle.dumps(obj, protocol=_pickle_protocol())
 
-    registry.register(
-        'pickle', pickle_dumps, unpickle, 'application/x-python-serialize', 'binary')
+    registry.register("pickle", pickle_dumps, unpickle, "application/x-python-serialize", "binary")
 
 
 def register_msgpack() -> None:
     """Register ``msgpack``; the library of that name is imported when it is first used."""
+
     def library() -> Any:
         try:
             import msgpack
         except ImportError:
-            raise _missing('msgpack', 'msgpack') from None
+            raise _missing("msgpack", "msgpack") from None
         return msgpack
 
     def msgpack_dumps(obj: Any) -> bytes:
@@ -372,8 +385,7 @@ def register_msgpack() -> None:
     def msgpack_loads(data: Any) -> Any:
         return library().unpackb(data, raw=False)
 
-    registry.register(
-        'msgpack', msgpack_dumps, msgpack_loads, 'application/x-msgpack', 'binary')
+    registry.register("msgpack", msgpack_dumps, msgpack_loads, "application/x-msgpack", "binary")
 
 
 def enable_insecure_serializers(choices: Any = NOTSET) -> None:
@@ -382,7 +394,7 @@ def enable_insecure_serializers(choices: Any = NOTSET) -> None:
     Arguments:
         choices (Sequence[str]): Their names; by default ``pickle``, ``yaml`` and ``msgpack``.
     """
-    names = ('pickle', 'yaml', 'msgpack') if choices is NOTSET else choices
+    names = ("pickle", "yaml", "msgpack") if choices is NOTSET else choices
     for name in names or ():
         try:
             registry.enable(name)
@@ -398,9 +410,9 @@ def disable_insecure_serializers(allowed: Any = NOTSET) -> None:
         allowed (Sequence[str]): Those that are read; by default ``json``.
             ``None`` for none.
     """
-    if getattr(registry, '_entry_points_pending', False) is True:
+    if getattr(registry, "_entry_points_pending", False) is True:
         registry._load_entry_points()
-    _disable_all_but(['json'] if allowed is NOTSET else allowed)
+    _disable_all_but(["json"] if allowed is NOTSET else allowed)
 
 
 def _disable_all_but(allowed: Collection[str] | None) -> None:
@@ -424,20 +436,22 @@ def prepare_accept_content(
     if name_to_type is None:
         name_to_type = registry.name_to_type
         if registry._entry_points_pending and any(
-                '/' not in each and each not in name_to_type for each in content_types):
+            "/" not in each and each not in name_to_type for each in content_types
+        ):
             registry._load_entry_points()
-    unknown = [each for each in content_types if '/' not in each and each not in name_to_type]
+    unknown = [each for each in content_types if "/" not in each and each not in name_to_type]
     if unknown:
         raise SerializerNotInstalled(
-            f'No encoder/decoder installed for {unknown[0]}; installed are: '
-            f'{", ".join(sorted(str(each) for each in name_to_type if each))}')
-    return {each if '/' in each else name_to_type[each] for each in content_types}
+            f"No encoder/decoder installed for {unknown[0]}; installed are: "
+            f"{', '.join(sorted(str(each) for each in name_to_type if each))}"
+        )
+    return {each if "/" in each else name_to_type[each] for each in content_types}
 
 
 register_json()
 register_pickle()
 register_yaml()
 register_msgpack()
-registry._set_default_serializer('json')
-_disable_all_but(['json'])
+registry._set_default_serializer("json")
+_disable_all_but(["json"])
 registry._entry_points_pending = True

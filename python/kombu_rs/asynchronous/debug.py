@@ -1,4 +1,5 @@
 """Showing what an event loop watches."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -10,28 +11,29 @@ from ..utils.functional import reprcall
 
 def repr_flag(flag: int) -> str:
     """Return event bits as letters: ``R``, ``W``, ``!`` for errors."""
-    return ''.join(
-        letter for bits, letter in ((READ, 'R'), (WRITE, 'W'), (ERR, '!')) if flag & bits)
+    return "".join(
+        letter for bits, letter in ((READ, "R"), (WRITE, "W"), (ERR, "!")) if flag & bits
+    )
 
 
 def _rcb(obj: Any) -> str:
     if obj is None:
-        return '<missing>'
+        return "<missing>"
     if isinstance(obj, str):
         return obj
     if isinstance(obj, tuple):
         callback, args = obj
         return reprcall(_rcb(callback), args)
-    return getattr(obj, '__name__', None) or repr(obj)
+    return getattr(obj, "__name__", None) or repr(obj)
 
 
 def _repr_watched(watched: dict[int, Any], flag: int) -> list[str]:
-    return [f'({fd}){_rcb(callback)}->{repr_flag(flag)}' for fd, callback in watched.items()]
+    return [f"({fd}){_rcb(callback)}->{repr_flag(flag)}" for fd, callback in watched.items()]
 
 
 def repr_active(h: Any) -> str:
     """Return the readers and writers of the hub ``h`` as text."""
-    return ', '.join(repr_readers(h) + repr_writers(h))
+    return ", ".join(repr_readers(h) + repr_writers(h))
 
 
 def repr_readers(h: Any) -> list[str]:
@@ -46,8 +48,8 @@ def repr_writers(h: Any) -> list[str]:
 
 def repr_events(h: Any, events: Iterable[tuple[int, int]]) -> str:
     """Return the events that the poller of the hub ``h`` reported as text."""
-    return ', '.join(
-        f'({_rcb(callback_for(h, fd, fl, "(GONE)"))})({fd})->{repr_flag(fl)}'
+    return ", ".join(
+        f"({_rcb(callback_for(h, fd, fl, '(GONE)'))})({fd})->{repr_flag(fl)}"
         for fd, fl in events or ()
     )
 

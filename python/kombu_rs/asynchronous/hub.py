@@ -3,6 +3,7 @@
 Everything but :meth:`Hub.call_soon`, :meth:`Hub.stop` and the timer belongs to
 the thread that runs the loop.
 """
+
 from __future__ import annotations
 
 import errno
@@ -24,9 +25,9 @@ from .promise import promise
 from .timer import Timer
 from .waker import Waker
 
-__all__ = ('Hub', 'get_event_loop', 'set_event_loop')
+__all__ = ("Hub", "get_event_loop", "set_event_loop")
 
-logger = get_logger('kombu.asynchronous.hub')
+logger = get_logger("kombu.asynchronous.hub")
 
 #: Seconds to wait at most while no file is watched: who adds one from another
 #: thread is seen after that time.
@@ -94,7 +95,7 @@ class Hub:
         self._waker: Waker | None = None
         self._wake_pending = False
         self._loop_thread: int | None = None
-        self._more_timers = False       # the last turn left some that may be due
+        self._more_timers = False  # the last turn left some that may be due
         self._loop: Generator[None, None, None] | None = None
         self._poller: Any = None
         self._create_poller()
@@ -184,7 +185,7 @@ class Hub:
         self.call_soon(_raise_stop_error)
 
     def __repr__(self) -> str:
-        return f'<Hub@{id(self):#x}: R:{len(self.readers)} W:{len(self.writers)}>'
+        return f"<Hub@{id(self):#x}: R:{len(self.readers)} W:{len(self.writers)}>"
 
     # -- callbacks and timers
 
@@ -194,13 +195,16 @@ class Hub:
         Returns:
             The promise of it: ``callback`` itself if it is one.
         """
-        if not hasattr(type(callback), 'then'):
+        if not hasattr(type(callback), "then"):
             callback = promise(callback, args)
         waker = None
         with self._ready_lock:
             self._ready.add(callback)
-            if self._waker is not None and not self._wake_pending \
-                    and self._loop_thread != threading.get_ident():
+            if (
+                self._waker is not None
+                and not self._wake_pending
+                and self._loop_thread != threading.get_ident()
+            ):
                 self._wake_pending = True
                 waker = self._waker
         if waker is not None:
@@ -226,7 +230,7 @@ class Hub:
 
     def on_callback_error(self, callback: Any, exc: BaseException) -> None:
         """Log the exception of a callback."""
-        logger.error('Callback %r raised exception: %r', callback, exc, exc_info=exc)
+        logger.error("Callback %r raised exception: %r", callback, exc, exc_info=exc)
 
     def fire_timers(
         self,
@@ -263,9 +267,9 @@ class Hub:
             except OSError as exc:
                 if exc.errno == errno.ENOMEM:
                     raise
-                logger.error('Error in timer: %r', exc, exc_info=True)
+                logger.error("Error in timer: %r", exc, exc_info=True)
             except Exception as exc:
-                logger.error('Error in timer: %r', exc, exc_info=True)
+                logger.error("Error in timer: %r", exc, exc_info=True)
         else:
             self._more_timers = True
         return min(delay or min_delay, max_delay)
@@ -278,7 +282,11 @@ class Hub:
     # -- files
 
     def add(
-        self, fd: Any, callback: Any, flags: int, args: tuple[Any, ...] = (),
+        self,
+        fd: Any,
+        callback: Any,
+        flags: int,
+        args: tuple[Any, ...] = (),
         consolidate: bool = False,
     ) -> None:
         """Call ``callback`` with ``args`` whenever the file is ready.
@@ -292,7 +300,7 @@ class Hub:
         fd = fileno(fd)
         wanted = flags
         if flags & READ and fd in self.writers:
-            wanted |= WRITE         # one registration serves both
+            wanted |= WRITE  # one registration serves both
         elif flags & WRITE and fd in self.readers:
             wanted |= READ | ERR
         try:
@@ -341,7 +349,7 @@ class Hub:
             self.add(fd, callback, flags, args, consolidate=was_consolidated and kept is None)
 
     def _unregister(self, fd: int) -> None:
-        with suppress(AttributeError, KeyError, OSError):       # closed, or not watched
+        with suppress(AttributeError, KeyError, OSError):  # closed, or not watched
             self.poller.unregister(fd)
 
     def _discard(self, fd: Any) -> None:
@@ -377,7 +385,9 @@ class Hub:
             self._loop = None
 
     def create_loop(
-        self, generator: Any = GeneratorType, **kwargs: Any,
+        self,
+        generator: Any = GeneratorType,
+        **kwargs: Any,
     ) -> Generator[None, None, None]:
         """Return a generator that makes one turn per step.
 
@@ -400,7 +410,7 @@ class Hub:
             if self.readers or self.writers:
                 try:
                     events = self.poller.poll(timeout)
-                except ValueError:      # closed meanwhile
+                except ValueError:  # closed meanwhile
                     return
                 if events:
                     self._handle_events(events, generator)
@@ -410,7 +420,7 @@ class Hub:
 
     def _wait_for_wakeup(self, timeout: float) -> None:
         waker = self._waker
-        if waker is None:               # closed meanwhile
+        if waker is None:  # closed meanwhile
             sleep(timeout)
         elif waker.wait(timeout):
             self._on_wakeup(waker)
@@ -472,7 +482,7 @@ class Hub:
     def _call(self, fd: int, watched: dict[int, Any], generator: Any) -> None:
         """Call what is watching ``fd``."""
         entry = watched[fd]
-        if entry is None:               # consolidated, but there is nobody to pass it to
+        if entry is None:  # consolidated, but there is nobody to pass it to
             self._settle(fd)
             return
         callback, args = entry
@@ -490,7 +500,7 @@ class Hub:
                 (self.remove_reader if watched is self.readers else self.remove_writer)(fd)
         except Exception as exc:
             self.remove(fd)
-            if getattr(exc, 'errno', None) != errno.EBADF:
+            if getattr(exc, "errno", None) != errno.EBADF:
                 raise
 
     # -- showing
@@ -498,9 +508,11 @@ class Hub:
     def repr_active(self) -> str:
         """Return what is watched as text."""
         from .debug import repr_active
+
         return repr_active(self)
 
     def repr_events(self, events: Any) -> str:
         """Return events of the poller as text."""
         from .debug import repr_events
+
         return repr_events(self, maybe_list(events))

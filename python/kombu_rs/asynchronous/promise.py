@@ -1,4 +1,5 @@
 """A call to be made later by the event loop."""
+
 from __future__ import annotations
 
 import sys
@@ -19,20 +20,22 @@ class promise:
     """
 
     __slots__ = (
-        '__weakref__',
-        '_listeners',
-        'args',
-        'cancelled',
-        'failed',
-        'fun',
-        'kwargs',
-        'ready',
-        'reason',
-        'value',
+        "__weakref__",
+        "_listeners",
+        "args",
+        "cancelled",
+        "failed",
+        "fun",
+        "kwargs",
+        "ready",
+        "reason",
+        "value",
     )
 
     def __init__(
-        self, fun: Callable[..., Any], args: tuple[Any, ...] = (),
+        self,
+        fun: Callable[..., Any],
+        args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> None:
         self.fun = fun
@@ -86,7 +89,7 @@ class promise:
 
     def throw(self, exc: BaseException | None = None, *args: Any, **kwargs: Any) -> None:
         """Fail with ``exc`` (default: the current exception) instead of making the call."""
-        reason = exc or sys.exc_info()[1] or RuntimeError('promise.throw() without an exception')
+        reason = exc or sys.exc_info()[1] or RuntimeError("promise.throw() without an exception")
         if not self._fail(reason):
             raise reason
 
@@ -95,4 +98,4 @@ class promise:
         self.cancelled = True
 
     def __repr__(self) -> str:
-        return f'<promise: {self.fun!r} {self.args!r}>'
+        return f"<promise: {self.fun!r} {self.args!r}>"

@@ -1,11 +1,12 @@
 """Semaphores for one thread: who has to wait leaves a callback."""
+
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ('DummyLock', 'LaxBoundedSemaphore')
+__all__ = ("DummyLock", "LaxBoundedSemaphore")
 
 
 class LaxBoundedSemaphore:
@@ -29,7 +30,10 @@ class LaxBoundedSemaphore:
         self._waiting: deque[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
 
     def acquire(
-        self, callback: Callable[..., Any], *partial_args: Any, **partial_kwargs: Any,
+        self,
+        callback: Callable[..., Any],
+        *partial_args: Any,
+        **partial_kwargs: Any,
     ) -> bool:
         """Call ``callback`` with the further arguments, now (true) or when it is free (false)."""
         if self.value <= 0:
@@ -66,8 +70,10 @@ class LaxBoundedSemaphore:
         self.value = self.initial_value
 
     def __repr__(self) -> str:
-        return (f'<LaxBoundedSemaphore at {id(self):#x} '
-                f'value:{self.value} waiting:{len(self._waiting)}>')
+        return (
+            f"<LaxBoundedSemaphore at {id(self):#x} "
+            f"value:{self.value} waiting:{len(self._waiting)}>"
+        )
 
 
 class DummyLock:

@@ -1,4 +1,5 @@
 """Scheduling of calls, without threads: whoever iterates over the timer makes them."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -11,9 +12,9 @@ from weakref import proxy as weakrefproxy
 
 from ..log import get_logger
 
-__all__ = ('Entry', 'Timer', 'to_timestamp')
+__all__ = ("Entry", "Timer", "to_timestamp")
 
-logger = get_logger('kombu.asynchronous.timer')
+logger = get_logger("kombu.asynchronous.timer")
 
 #: Seconds that the iterator waits at most.
 DEFAULT_MAX_INTERVAL = 2
@@ -56,7 +57,7 @@ class Entry:
         kwargs (Mapping): With which keyword arguments.
     """
 
-    __slots__ = ('__weakref__', '_last_run', 'args', 'canceled', 'fun', 'kwargs', 'tref')
+    __slots__ = ("__weakref__", "_last_run", "args", "canceled", "fun", "kwargs", "tref")
 
     def __init__(self, fun: Callable[..., Any], args: Any = None, kwargs: Any = None) -> None:
         self.fun = fun
@@ -84,8 +85,8 @@ class Entry:
         self.canceled = value
 
     def __repr__(self) -> str:
-        name = getattr(self.fun, '__name__', repr(self.fun))
-        return f'<TimerEntry: {name}(*{self.args!r}, **{self.kwargs!r})'
+        name = getattr(self.fun, "__name__", repr(self.fun))
+        return f"<TimerEntry: {name}(*{self.args!r}, **{self.kwargs!r})"
 
     # Heaps compare entries that are due at the same time; any order will do.
     def __lt__(self, other: Any) -> bool:
@@ -111,7 +112,10 @@ class Timer:
     on_error: Callable[[BaseException], Any] | None = None
 
     def __init__(
-        self, max_interval: float | None = None, on_error: Any = None, **kwargs: Any,
+        self,
+        max_interval: float | None = None,
+        on_error: Any = None,
+        **kwargs: Any,
     ) -> None:
         self.max_interval = float(max_interval or DEFAULT_MAX_INTERVAL)
         self.on_error = on_error or self.on_error
@@ -124,7 +128,11 @@ class Timer:
         self.stop()
 
     def call_at(
-        self, eta: Any, fun: Callable[..., Any], args: Any = (), kwargs: Any = None,
+        self,
+        eta: Any,
+        fun: Callable[..., Any],
+        args: Any = (),
+        kwargs: Any = None,
         priority: int = 0,
     ) -> Any:
         """Call ``fun`` at ``eta``.
@@ -135,17 +143,26 @@ class Timer:
         return self.enter_at(self.Entry(fun, args, kwargs), eta, priority)
 
     def call_after(
-        self, secs: float, fun: Callable[..., Any], args: Any = (), kwargs: Any = None,
+        self,
+        secs: float,
+        fun: Callable[..., Any],
+        args: Any = (),
+        kwargs: Any = None,
         priority: int = 0,
     ) -> Any:
         """Call ``fun`` in ``secs`` seconds."""
         return self.enter_after(secs, self.Entry(fun, args, kwargs), priority)
 
     def call_repeatedly(
-        self, secs: float, fun: Callable[..., Any], args: Any = (), kwargs: Any = None,
+        self,
+        secs: float,
+        fun: Callable[..., Any],
+        args: Any = (),
+        kwargs: Any = None,
         priority: int = 0,
     ) -> Any:
         """Call ``fun`` every ``secs`` seconds until the entry is cancelled, whatever it raises."""
+
         def tick(*args: Any, **kwargs: Any) -> Any:
             entry._last_run = monotonic()
             try:
@@ -158,7 +175,10 @@ class Timer:
         return self.enter_after(secs, entry, priority)
 
     def enter_at(
-        self, entry: Any, eta: Any = None, priority: int = 0,
+        self,
+        entry: Any,
+        eta: Any = None,
+        priority: int = 0,
         time: Callable[[], float] = monotonic,
     ) -> Any:
         """Put ``entry`` into the schedule at ``eta`` (see :meth:`call_at`)."""
@@ -174,14 +194,21 @@ class Timer:
         return self._enter(eta, priority, entry)
 
     def enter_after(
-        self, secs: float, entry: Any, priority: int = 0,
+        self,
+        secs: float,
+        entry: Any,
+        priority: int = 0,
         time: Callable[[], float] = monotonic,
     ) -> Any:
         """Put ``entry`` into the schedule in ``secs`` seconds."""
         return self._enter(time() + float(secs), priority, entry)
 
     def _enter(
-        self, eta: float, priority: int, entry: Any, push: Callable[..., None] = heappush,
+        self,
+        eta: float,
+        priority: int,
+        entry: Any,
+        push: Callable[..., None] = heappush,
     ) -> Any:
         push(self._queue, scheduled(eta, priority, entry))
         return entry
@@ -192,7 +219,7 @@ class Timer:
             entry()
         except Exception as exc:
             if not self.handle_error(exc):
-                logger.error('Error in timer: %r', exc, exc_info=True)
+                logger.error("Error in timer: %r", exc, exc_info=True)
 
     def handle_error(self, exc_info: BaseException) -> bool:
         """Pass an exception to ``on_error``; return false if there is none."""
@@ -226,17 +253,17 @@ class Timer:
                 continue
             try:
                 due = pop(queue)
-            except IndexError:      # another thread was faster
+            except IndexError:  # another thread was faster
                 continue
-            if due[0] > nowfun():   # the same: this is one that came after it
+            if due[0] > nowfun():  # the same: this is one that came after it
                 push(queue, due)
             elif not due[2].canceled:
                 yield None, due[2]
-            due = None              # or the entry would live until the next is due
+            due = None  # or the entry would live until the next is due
 
     def clear(self) -> None:
         """Empty the schedule."""
-        self._queue[:] = []         # the list itself is known to iterators
+        self._queue[:] = []  # the list itself is known to iterators
 
     def cancel(self, tref: Any) -> None:
         """Cancel an entry."""

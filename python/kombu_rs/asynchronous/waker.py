@@ -1,4 +1,5 @@
 """Waking an event loop from another thread."""
+
 from __future__ import annotations
 
 import math
@@ -27,8 +28,8 @@ class Waker:
 
     def wake(self) -> None:
         """Wake the loop. Does nothing if it is being woken already, or gone."""
-        with suppress(OSError):     # full, which wakes as well, or closed
-            self.writer.send(b'\0')
+        with suppress(OSError):  # full, which wakes as well, or closed
+            self.writer.send(b"\0")
 
     def wait(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds; return true if somebody calls :meth:`wake`."""
@@ -39,7 +40,7 @@ class Waker:
 
     def drain(self) -> None:
         """Take the bytes out again."""
-        with suppress(OSError):     # empty, or closed
+        with suppress(OSError):  # empty, or closed
             while self.reader.recv(4096):
                 pass
 

@@ -1,4 +1,5 @@
 """RabbitMQ's management API."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -24,13 +25,13 @@ def get_manager(
     def option(name: str, given: Any, fallback: Any) -> Any:
         if given is not None:
             return given
-        value = client.transport_options.get(f'manager_{name}')
+        value = client.transport_options.get(f"manager_{name}")
         return fallback if value is None else value
 
-    host = option('hostname', hostname, client.hostname or 'localhost')
-    port = option('port', port, 15672)
+    host = option("hostname", hostname, client.hostname or "localhost")
+    port = option("port", port, 15672)
     return pyrabbit.Client(
-        f'{host}:{port}',
-        option('userid', userid, client.userid or 'guest'),
-        option('password', password, client.password or 'guest'),
+        f"{host}:{port}",
+        option("userid", userid, client.userid or "guest"),
+        option("password", password, client.password or "guest"),
     )

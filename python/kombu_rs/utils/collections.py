@@ -1,4 +1,5 @@
 """Containers keyed by what an object says it equals."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -7,13 +8,13 @@ from typing import Any
 class HashedSeq(list):
     """A sequence that is hashed once, when it is made."""
 
-    __slots__ = ('hashvalue',)
+    __slots__ = ("hashvalue",)
 
     def __init__(self, *seq: Any) -> None:
         self[:] = seq
         self.hashvalue = hash(seq)
 
-    def __hash__(self) -> int:      # type: ignore[override]
+    def __hash__(self) -> int:  # type: ignore[override]
         return self.hashvalue
 
 
@@ -36,7 +37,7 @@ class EqualityDict(dict):
         h = eqhash(key)
         if h in self:
             return super().__getitem__(h)
-        missing = getattr(self, '__missing__', None)
+        missing = getattr(self, "__missing__", None)
         if missing is None:
             raise KeyError(key)
         return missing(key)

@@ -1,4 +1,5 @@
 """Differences between environments: green threads, files without descriptors, entry points."""
+
 from __future__ import annotations
 
 import os
@@ -16,11 +17,13 @@ FILENO_ERRORS = (AttributeError, ValueError, UnsupportedOperation)
 
 def coro(gen: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a generator function so that its generators start at their first ``yield``."""
+
     @wraps(gen)
     def started(*args: Any, **kwargs: Any) -> Any:
         it = gen(*args, **kwargs)
         next(it)
         return it
+
     return started
 
 
@@ -28,7 +31,7 @@ _environment: str | None = None
 
 
 def _is_eventlet() -> bool:
-    if 'eventlet' not in sys.modules:
+    if "eventlet" not in sys.modules:
         return False
     try:
         import socket
@@ -40,7 +43,7 @@ def _is_eventlet() -> bool:
 
 
 def _is_gevent() -> bool:
-    if 'gevent' not in sys.modules:
+    if "gevent" not in sys.modules:
         return False
     try:
         import socket
@@ -53,8 +56,8 @@ def _is_gevent() -> bool:
 
 def _detect_environment() -> str:
     if _is_eventlet():
-        return 'eventlet'
-    return 'gevent' if _is_gevent() else 'default'
+        return "eventlet"
+    return "gevent" if _is_gevent() else "default"
 
 
 def detect_environment() -> str:
@@ -73,7 +76,7 @@ def get_gevent_concurrent_error() -> type[BaseException] | None:
 
     Asked for at each call, since gevent is often imported after this library.
     """
-    if 'gevent' not in sys.modules:
+    if "gevent" not in sys.modules:
         return None
     try:
         from gevent.exceptions import ConcurrentObjectUseError
@@ -99,7 +102,7 @@ def fileno(f: Any) -> int:
         AttributeError: if ``f`` has no ``fileno``.
     """
     if f is None:
-        raise ValueError('file descriptor is None')
+        raise ValueError("file descriptor is None")
     if isinstance(f, int):
         return f
     return f.fileno()
@@ -125,8 +128,9 @@ def nested(*managers: Any) -> Iterator[list[Any]]:
         yield entered
 
 
-_fork_hooks: weakref.WeakValueDictionary[
-    tuple[int, Callable[[Any], Any]], Any] = weakref.WeakValueDictionary()
+_fork_hooks: weakref.WeakValueDictionary[tuple[int, Callable[[Any], Any]], Any] = (
+    weakref.WeakValueDictionary()
+)
 _fork_order = count()
 
 
@@ -136,7 +140,8 @@ def _run_fork_hooks() -> None:
             func(obj)
         except Exception as exc:
             import logging
-            logging.getLogger('kombu').error('after-fork hook %r failed: %r', func, exc)
+
+            logging.getLogger("kombu").error("after-fork hook %r failed: %r", func, exc)
 
 
 def register_after_fork(obj: Any, func: Callable[[Any], Any]) -> None:
@@ -147,6 +152,6 @@ def register_after_fork(obj: Any, func: Callable[[Any], Any]) -> None:
     that :mod:`multiprocessing` starts.
     """
     number = next(_fork_order)
-    if number == 0 and hasattr(os, 'register_at_fork'):
+    if number == 0 and hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_run_fork_hooks)
     _fork_hooks[number, func] = obj

@@ -1,4 +1,5 @@
 """Debugging support: see every call on a transport's objects in the log."""
+
 from __future__ import annotations
 
 import logging
@@ -8,14 +9,15 @@ from typing import Any
 
 from ..log import get_logger
 
-__all__ = ('setup_logging', 'Logwrapped')
+__all__ = ("setup_logging", "Logwrapped")
 
 
 def setup_logging(
-    loglevel: int = logging.DEBUG, loggers: Sequence[str] | None = None,
+    loglevel: int = logging.DEBUG,
+    loggers: Sequence[str] | None = None,
 ) -> None:
     """Send the log of ``loggers`` (default: connections and channels) to standard error."""
-    for name in loggers or ('kombu.connection', 'kombu.channel'):
+    for name in loggers or ("kombu.connection", "kombu.channel"):
         logger = get_logger(name)
         logger.addHandler(logging.StreamHandler())
         logger.setLevel(loglevel)
@@ -43,11 +45,12 @@ class Logwrapped:
         @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
             shown = [repr(arg) for arg in args]
-            shown += [f'{name}={value!r}' for name, value in kwargs.items()]
-            prefix = self.ident.format(self.instance) if self.ident else ''
-            name = getattr(method, '__name__', repr(method))
+            shown += [f"{name}={value!r}" for name, value in kwargs.items()]
+            prefix = self.ident.format(self.instance) if self.ident else ""
+            name = getattr(method, "__name__", repr(method))
             self.logger.debug(f"{prefix}{name}({', '.join(shown)})")
             return method(*args, **kwargs)
+
         return call
 
     def __enter__(self) -> Logwrapped:

@@ -1,4 +1,5 @@
 """Saving what could not be sent."""
+
 from __future__ import annotations
 
 import logging
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-logger = logging.getLogger('kombu.utils.div')
+logger = logging.getLogger("kombu.utils.div")
 
 
 def emergency_dump_state(
@@ -29,7 +30,7 @@ def emergency_dump_state(
     """
     from tempfile import mkstemp
 
-    descriptor, path = mkstemp(prefix='kombu-state-')
+    descriptor, path = mkstemp(prefix="kombu-state-")
     os.close(descriptor)
 
     def say(text: str) -> None:
@@ -38,18 +39,19 @@ def emergency_dump_state(
         else:
             print(text, file=stderr)
 
-    say(f'EMERGENCY DUMP STATE TO FILE -> {path} <-')
+    say(f"EMERGENCY DUMP STATE TO FILE -> {path} <-")
     write: Any = dump
-    mode = 'w+'
+    mode = "w+"
     if write is None:
         from pickle import dump as write
-        mode = 'w+b'
+
+        mode = "w+b"
     file = open_file(path, mode)
     try:
         try:
             write(state, file, protocol=0)
         except Exception as exc:
-            say(f'Cannot pickle state. Falling back to pformat. ({exc!r})')
+            say(f"Cannot pickle state. Falling back to pformat. ({exc!r})")
             _rewind(file)
             _write_text(file, state)
         file.flush()
@@ -74,5 +76,5 @@ def _write_text(file: Any, state: Any) -> None:
     text = pformat(state)
     try:
         file.write(text)
-    except TypeError:       # opened for bytes
-        file.write(text.encode('utf-8'))
+    except TypeError:  # opened for bytes
+        file.write(text.encode("utf-8"))

@@ -3,6 +3,7 @@
 Used for log lines above all, where an object whose ``__repr__`` raises must
 not take the program down.
 """
+
 from __future__ import annotations
 
 import sys
@@ -26,7 +27,7 @@ def get_default_encoding_file() -> Any:
 def default_encoding(file: Any = None) -> str:
     """Return the encoding of ``file``, or of the file system."""
     file = file or get_default_encoding_file()
-    return getattr(file, 'encoding', None) or sys.getfilesystemencoding()
+    return getattr(file, "encoding", None) or sys.getfilesystemencoding()
 
 
 def str_to_bytes(s: Any) -> Any:
@@ -36,7 +37,7 @@ def str_to_bytes(s: Any) -> Any:
 
 def bytes_to_str(s: Any) -> Any:
     """Decode bytes as UTF-8 (bad bytes become U+FFFD); anything else is returned as it is."""
-    return s.decode(errors='replace') if isinstance(s, bytes) else s
+    return s.decode(errors="replace") if isinstance(s, bytes) else s
 
 
 def from_utf8(s: Any, *args: Any, **kwargs: Any) -> Any:
@@ -54,21 +55,22 @@ def default_encode(obj: Any) -> Any:
     return obj
 
 
-def safe_str(s: Any, errors: str = 'replace') -> str:
+def safe_str(s: Any, errors: str = "replace") -> str:
     """Return ``s`` as text; like ``str(s)`` for text and bytes, ``repr(s)`` for the rest."""
     s = bytes_to_str(s)
     return s if isinstance(s, str) else safe_repr(s, errors)
 
 
-def _safe_str(s: Any, errors: str = 'replace', file: Any = None) -> str:
+def _safe_str(s: Any, errors: str = "replace", file: Any = None) -> str:
     return safe_str(s, errors)
 
 
-def safe_repr(o: Any, errors: str = 'replace') -> str:
+def safe_repr(o: Any, errors: str = "replace") -> str:
     """Return ``repr(o)``, or a text that says why there is none."""
     try:
         return repr(o)
     except Exception as exc:
         import traceback
-        where = '\n'.join(traceback.format_stack())
-        return f'<Unrepresentable {type(o)!r}: {exc!r} {where!r}>'
+
+        where = "\n".join(traceback.format_stack())
+        return f"<Unrepresentable {type(o)!r}: {exc!r} {where!r}>"

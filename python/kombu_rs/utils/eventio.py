@@ -4,6 +4,7 @@ A poller has ``register(fd, events)``, ``unregister(fd)``, ``poll(timeout)`` and
 ``close()``. Events are the bits :data:`READ`, :data:`WRITE` and :data:`ERR`,
 timeouts are in seconds (``None`` waits for ever).
 """
+
 from __future__ import annotations
 
 import errno
@@ -16,11 +17,11 @@ from .compat import detect_environment, fileno
 # Typed as anything: not every system has every name in it.
 _sys: Any = select
 
-__all__ = ('poll',)
+__all__ = ("poll",)
 
-epoll: Any = getattr(_sys, 'epoll', None)
-kqueue: Any = getattr(_sys, 'kqueue', None)
-kevent: Any = getattr(_sys, 'kevent', None)
+epoll: Any = getattr(_sys, "epoll", None)
+kqueue: Any = getattr(_sys, "kqueue", None)
+kevent: Any = getattr(_sys, "kevent", None)
 
 #: Something can be read (or the peer has closed).
 READ = POLL_READ = 0x001
@@ -31,7 +32,7 @@ ERR = POLL_ERR = 0x008 | 0x010
 
 #: ``errno`` values by which ``select`` says that a descriptor is not open.
 SELECT_BAD_FD = {errno.EBADF}
-if hasattr(errno, 'WSAENOTSOCK'):
+if hasattr(errno, "WSAENOTSOCK"):
     SELECT_BAD_FD.add(errno.WSAENOTSOCK)
 
 Events = list[tuple[int, int]]
@@ -204,7 +205,7 @@ class _select:
         try:
             number = fileno(fd)
         except OSError:
-            return              # closed: `poll` finds and removes it
+            return  # closed: `poll` finds and removes it
         for watched in self._all.values():
             watched.discard(number)
 
@@ -220,10 +221,9 @@ class _select:
     def poll(self, timeout: float | None) -> Events | None:
         """Return ``(fd, events)`` pairs; ``None`` if a signal came in between."""
         try:
-            happened = _sys.select(
-                self._all[READ], self._all[WRITE], self._all[ERR], timeout)
+            happened = _sys.select(self._all[READ], self._all[WRITE], self._all[ERR], timeout)
         except (OSError, ValueError) as exc:
-            code = getattr(exc, 'errno', None)
+            code = getattr(exc, "errno", None)
             if code == errno.EINTR:
                 return None
             if code in SELECT_BAD_FD or isinstance(exc, ValueError):
@@ -243,13 +243,13 @@ class _select:
 
 
 def _get_poller() -> type:
-    if detect_environment() == 'default':
+    if detect_environment() == "default":
         if epoll is not None:
             return _epoll
         if kqueue is not None:
             return _kqueue
     # Looked up now: gevent and eventlet replace these in the module.
-    return _poll if hasattr(_sys, 'poll') else _select
+    return _poll if hasattr(_sys, "poll") else _select
 
 
 def poll(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,5 @@
 """Functional-style utilities: caches, lazy values, retries, number ranges."""
+
 from __future__ import annotations
 
 import threading
@@ -12,8 +13,14 @@ from typing import Any
 from .encoding import safe_repr as _safe_repr
 
 __all__ = (
-    'LRUCache', 'memoize', 'lazy', 'maybe_evaluate',
-    'is_list', 'maybe_list', 'dictfilter', 'retry_over_time',
+    "LRUCache",
+    "memoize",
+    "lazy",
+    "maybe_evaluate",
+    "is_list",
+    "maybe_list",
+    "dictfilter",
+    "retry_over_time",
 )
 
 #: Separates positional from keyword arguments in the keys of :func:`memoize`.
@@ -33,14 +40,14 @@ class ChannelPromise:
     def __call__(self) -> Any:
         # Not try/except around the call: what the contract raises should not
         # be shown as having happened during handling of an AttributeError.
-        if '__value__' not in self.__dict__:
+        if "__value__" not in self.__dict__:
             self.__value__ = self.__contract__()
         return self.__value__
 
     def __repr__(self) -> str:
-        if '__value__' in self.__dict__:
+        if "__value__" in self.__dict__:
             return repr(self.__value__)
-        return f'<promise: 0x{id(self.__contract__):x}>'
+        return f"<promise: 0x{id(self.__contract__):x}>"
 
 
 class LRUCache(UserDict):
@@ -120,7 +127,7 @@ class LRUCache(UserDict):
     iterkeys, itervalues, iteritems = _iterate_keys, _iterate_values, _iterate_items
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != 'mutex'}
+        return {name: value for name, value in vars(self).items() if name != "mutex"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ = dict(state, mutex=threading.RLock())
@@ -140,6 +147,7 @@ def memoize(
 
     The decorated function has ``clear()``, ``hits``, ``misses`` and ``original_func``.
     """
+
     def decorate(fun: Callable[..., Any]) -> Callable[..., Any]:
         mutex = threading.Lock()
         cache = Cache(limit=maxsize)
@@ -163,7 +171,7 @@ def memoize(
                 cache[key] = value
             return value
 
-        remembered: Any = call      # a function with attributes
+        remembered: Any = call  # a function with attributes
 
         def clear() -> None:
             """Forget all results and zero the counters."""
@@ -174,6 +182,7 @@ def memoize(
         remembered.clear = clear
         remembered.original_func = fun
         return remembered
+
     return decorate
 
 
@@ -209,14 +218,14 @@ class lazy:
     def __ne__(self, rhs: object) -> bool:
         return self() != maybe_evaluate(rhs)
 
-    __hash__ = None     # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> lazy:
         memo[id(self)] = self
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self.__class__, (self._fun, *self._args), {'_kwargs': self._kwargs}
+        return self.__class__, (self._fun, *self._args), {"_kwargs": self._kwargs}
 
 
 def maybe_evaluate(value: Any) -> Any:
@@ -259,7 +268,10 @@ def shufflecycle(it: Iterable[Any]) -> Iterator[Any]:
 
 
 def fxrange(
-    start: float = 1.0, stop: float | None = None, step: float = 1.0, repeatlast: bool = False,
+    start: float = 1.0,
+    stop: float | None = None,
+    step: float = 1.0,
+    repeatlast: bool = False,
 ) -> Iterator[float]:
     """Yield numbers from ``start`` up to and including ``stop``.
 
@@ -276,7 +288,10 @@ def fxrange(
 
 
 def fxrangemax(
-    start: float = 1.0, stop: float | None = None, step: float = 1.0, max: float = 100.0,
+    start: float = 1.0,
+    stop: float | None = None,
+    step: float = 1.0,
+    max: float = 100.0,
 ) -> Iterator[float]:
     """Like :func:`fxrange`, repeating ``stop``, until the numbers add up to ``max``."""
     total, current = 0.0, start * 1.0
@@ -342,7 +357,7 @@ def retry_over_time(
     return None
 
 
-def reprkwargs(kwargs: Mapping[Any, Any], sep: str = ', ', fmt: str = '{0}={1}') -> str:
+def reprkwargs(kwargs: Mapping[Any, Any], sep: str = ", ", fmt: str = "{0}={1}") -> str:
     """Return ``kwargs`` as in the source of a call."""
     return sep.join(fmt.format(k, _safe_repr(v)) for k, v in kwargs.items())
 
@@ -351,13 +366,13 @@ def reprcall(
     name: str,
     args: Iterable[Any] = (),
     kwargs: Mapping[Any, Any] | None = None,
-    sep: str = ', ',
+    sep: str = ", ",
 ) -> str:
     """Return a call as in source: ``name(arg, key=value)``."""
     shown = [_safe_repr(arg) for arg in args or ()]
     if kwargs:
         shown.append(reprkwargs(kwargs, sep))
-    return f'{name}({sep.join(shown)})'
+    return f"{name}({sep.join(shown)})"
 
 
 def accepts_argument(func: Callable[..., Any], argument_name: str) -> bool:

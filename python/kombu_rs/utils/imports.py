@@ -1,4 +1,5 @@
 """Importing by name."""
+
 from __future__ import annotations
 
 import importlib
@@ -11,7 +12,7 @@ def symbol_by_name(
     aliases: Mapping[str, str] | None = None,
     imp: Callable[..., Any] | None = None,
     package: str | None = None,
-    sep: str = '.',
+    sep: str = ".",
     default: Any = None,
     **kwargs: Any,
 ) -> Any:
@@ -35,12 +36,12 @@ def symbol_by_name(
     target = (aliases or {}).get(name, name)
     if not isinstance(target, str):
         return target
-    module_name, separator, attribute = target.rpartition(':' if ':' in target else sep)
+    module_name, separator, attribute = target.rpartition(":" if ":" in target else sep)
     if not module_name:
         if separator and package:
             module_name = package
         else:
-            module_name, attribute = attribute, ''
+            module_name, attribute = attribute, ""
     try:
         try:
             module = (imp or importlib.import_module)(module_name, package=package, **kwargs)

@@ -11,6 +11,7 @@ The markers are part of the wire format that we share with Kombu: ``datetime``,
 The walk over the data is native; everything about types is decided here, by
 :func:`encode_value` and :func:`object_hook`.
 """
+
 from __future__ import annotations
 
 import json
@@ -21,8 +22,8 @@ from typing import Any, TypeVar
 from .._native import json_dumps as _native_dumps
 from .._native import json_loads as _native_loads
 
-T = TypeVar('T')
-EncodedT = TypeVar('EncodedT')
+T = TypeVar("T")
+EncodedT = TypeVar("EncodedT")
 
 #: Types that are written as ``str(value)``.
 textual_types: tuple[type, ...] = ()
@@ -48,20 +49,21 @@ def encode_value(o: Any) -> Any:
     Raises:
         TypeError: if ``o`` is none of these.
     """
-    reducer = getattr(o, '__json__', None)
+    reducer = getattr(o, "__json__", None)
     if reducer is not None:
         return reducer()
     if textual_types and isinstance(o, textual_types):
         return str(o)
     if isinstance(o, bytes):
         try:
-            return _as('bytes', o.decode('utf-8'))
+            return _as("bytes", o.decode("utf-8"))
         except UnicodeDecodeError:
             from binascii import b2a_base64
-            return _as('base64', b2a_base64(o, newline=False).decode('ascii'))
+
+            return _as("base64", b2a_base64(o, newline=False).decode("ascii"))
     entry = _encoders.get(type(o)) or _inherited_encoder(o)
     if entry is None:
-        raise TypeError(f'Object of type {type(o).__name__} is not JSON serializable')
+        raise TypeError(f"Object of type {type(o).__name__} is not JSON serializable")
     marker, encoder = entry
     return encoder(o) if marker is None else _as(marker, encoder(o))
 
@@ -75,7 +77,7 @@ def _inherited_encoder(o: Any) -> tuple[str | None, Callable[[Any], Any]] | None
 
 
 def _as(t: str, v: Any) -> dict[str, Any]:
-    return {'__type__': t, '__value__': v}
+    return {"__type__": t, "__value__": v}
 
 
 def object_hook(o: dict[str, Any]) -> Any:
@@ -84,20 +86,20 @@ def object_hook(o: dict[str, Any]) -> Any:
     Raises:
         ValueError: if the marker is not registered.
     """
-    if len(o) != 2 or '__type__' not in o or '__value__' not in o:
+    if len(o) != 2 or "__type__" not in o or "__value__" not in o:
         return o
-    marker = o['__type__']
+    marker = o["__type__"]
     decoder = _decoders.get(marker) if isinstance(marker, str) else None
     if decoder is None:
         _register_costly_types()
         decoder = _decoders.get(marker) if isinstance(marker, str) else None
         if decoder is None:
-            known = ', '.join(sorted(_decoders))
-            raise ValueError(f'Unsupported type {marker!r} in JSON; registered are: {known}')
-    return decoder(o['__value__'])
+            known = ", ".join(sorted(_decoders))
+            raise ValueError(f"Unsupported type {marker!r} in JSON; registered are: {known}")
+    return decoder(o["__value__"])
 
 
-_own_hook = object_hook     # native code calls no other: it passes over ordinary objects
+_own_hook = object_hook  # native code calls no other: it passes over ordinary objects
 
 
 def dumps(
@@ -144,7 +146,7 @@ def loads(
     if _loads is json.loads and object_hook is _own_hook:
         return _native_loads(s, object_hook)
     if decode_bytes and isinstance(s, (bytes, bytearray)):
-        s = s.decode('utf-8')
+        s = s.decode("utf-8")
     return _loads(s, object_hook=object_hook)
 
 
@@ -173,11 +175,11 @@ def register_type(
 
 
 def _register_light_types() -> None:
-    register_type(datetime, 'datetime', datetime.isoformat, _read_datetime)
-    register_type(date, 'date', date.isoformat, _read_date)
-    register_type(time, 'time', time.isoformat, time.fromisoformat)
-    _decoders['bytes'] = lambda o: o.encode('utf-8')
-    _decoders['base64'] = _read_base64
+    register_type(datetime, "datetime", datetime.isoformat, _read_datetime)
+    register_type(date, "date", date.isoformat, _read_date)
+    register_type(time, "time", time.isoformat, time.fromisoformat)
+    _decoders["bytes"] = lambda o: o.encode("utf-8")
+    _decoders["base64"] = _read_base64
 
 
 def _register_default_types() -> None:
@@ -187,8 +189,8 @@ def _register_default_types() -> None:
 
 
 def _read_datetime(text: str) -> datetime:
-    if text.endswith('Z'):      # Python 3.10 does not read it
-        text = text[:-1] + '+00:00'
+    if text.endswith("Z"):  # Python 3.10 does not read it
+        text = text[:-1] + "+00:00"
     return datetime.fromisoformat(text)
 
 
@@ -198,7 +200,8 @@ def _read_date(text: str) -> date:
 
 def _read_base64(text: str) -> bytes:
     from binascii import a2b_base64
-    return a2b_base64(text.encode('ascii'))
+
+    return a2b_base64(text.encode("ascii"))
 
 
 _costly_types_registered = False
@@ -218,8 +221,8 @@ def _register_costly_types(replace: bool = False) -> None:
     from uuid import UUID
 
     for t, marker, encoder, decoder in (
-        (Decimal, 'decimal', str, Decimal),
-        (UUID, 'uuid', lambda o: {'hex': o.hex}, lambda o: UUID(**o)),
+        (Decimal, "decimal", str, Decimal),
+        (UUID, "uuid", lambda o: {"hex": o.hex}, lambda o: UUID(**o)),
     ):
         if replace or t not in _encoders:
             _encoders[t] = (marker, encoder)

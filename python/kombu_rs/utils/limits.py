@@ -1,11 +1,12 @@
 """Rate limits."""
+
 from __future__ import annotations
 
 from collections import deque
 from time import monotonic
 from typing import Any
 
-__all__ = ('TokenBucket',)
+__all__ = ("TokenBucket",)
 
 
 class TokenBucket:

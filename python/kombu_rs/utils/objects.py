@@ -1,4 +1,5 @@
 """Object utilities."""
+
 from __future__ import annotations
 
 import os
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from threading import RLock
 from typing import Any
 
-__all__ = ('cached_property',)
+__all__ = ("cached_property",)
 
 _MISSING: Any = object()
 
@@ -21,7 +22,7 @@ def _renew_locks() -> None:
         each.lock = RLock()
 
 
-if hasattr(os, 'register_at_fork'):
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
@@ -61,9 +62,9 @@ class cached_property:
         self.func: Any = fget
         self.fset = fset
         self.fdel = fdel
-        self.attrname = getattr(fget, '__name__', None)
-        self.__doc__ = getattr(fget, '__doc__', None)
-        self.__module__ = getattr(fget, '__module__', __name__)
+        self.attrname = getattr(fget, "__name__", None)
+        self.__doc__ = getattr(fget, "__doc__", None)
+        self.__module__ = getattr(fget, "__module__", __name__)
         self.lock = RLock()
         _properties.add(self)
 
@@ -78,7 +79,7 @@ class cached_property:
             return cache[self.attrname]
         except KeyError:
             pass
-        with self.lock:     # the function may be costly, and two results would differ
+        with self.lock:  # the function may be costly, and two results would differ
             value = cache.get(self.attrname, _MISSING)
             if value is _MISSING:
                 value = cache[self.attrname] = self.func(instance)

@@ -1,4 +1,5 @@
 """Taking turns."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -7,7 +8,7 @@ from typing import Any
 from .._native import FairCycle
 from .imports import symbol_by_name
 
-__all__ = ('FairCycle', 'priority_cycle', 'round_robin_cycle', 'sorted_cycle')
+__all__ = ("FairCycle", "priority_cycle", "round_robin_cycle", "sorted_cycle")
 
 
 class round_robin_cycle:
@@ -29,7 +30,7 @@ class round_robin_cycle:
         try:
             self.items.remove(last_used)
         except ValueError:
-            pass            # cancelled in the meantime
+            pass  # cancelled in the meantime
         else:
             self.items.append(last_used)
         return last_used
@@ -52,9 +53,9 @@ class sorted_cycle(priority_cycle):
 
 #: Values of the transport option ``queue_order_strategy``.
 CYCLE_ALIASES = {
-    'priority': f'{__name__}:priority_cycle',
-    'round_robin': f'{__name__}:round_robin_cycle',
-    'sorted': f'{__name__}:sorted_cycle',
+    "priority": f"{__name__}:priority_cycle",
+    "round_robin": f"{__name__}:round_robin_cycle",
+    "sorted": f"{__name__}:sorted_cycle",
 }
 
 

@@ -1,4 +1,5 @@
 """Names that are nearly right, and version numbers."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
@@ -15,16 +16,17 @@ class version_info_t(NamedTuple):
     serial: str
 
 
-def escape_regex(p: str, white: str = '') -> str:
+def escape_regex(p: str, white: str = "") -> str:
     """Escape everything in ``p`` but letters, digits and the characters of ``white``."""
-    return ''.join(
-        c if c.isalnum() or c in white else ('\\000' if c == '\000' else '\\' + c)
-        for c in p
+    return "".join(
+        c if c.isalnum() or c in white else ("\\000" if c == "\000" else "\\" + c) for c in p
     )
 
 
 def fmatch_iter(
-    needle: str, haystack: Iterable[str], min_ratio: float = 0.6,
+    needle: str,
+    haystack: Iterable[str],
+    min_ratio: float = 0.6,
 ) -> Iterator[tuple[float, str]]:
     """Yield ``(ratio, name)`` for the names that are like ``needle`` (ratio 0 to 1)."""
     from difflib import SequenceMatcher
@@ -47,13 +49,13 @@ def version_string_as_tuple(s: str) -> version_info_t:
     Raises:
         ValueError: if it does not begin with a number.
     """
-    parts = s.split('.')
+    parts = s.split(".")
     numbers = [int(part) for part in parts[:2]]
-    micro, level = 0, ''
+    micro, level = 0, ""
     if len(parts) > 2:
-        level = parts[2].lstrip('0123456789')
+        level = parts[2].lstrip("0123456789")
         micro = int(parts[2].removesuffix(level) or 0)
     rest = parts[3:]
     if rest and not level:
         level = rest.pop(0)
-    return version_info_t(numbers[0], [*numbers, 0][1], micro, level, '.'.join(rest))
+    return version_info_t(numbers[0], [*numbers, 0][1], micro, level, ".".join(rest))

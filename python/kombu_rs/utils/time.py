@@ -1,4 +1,5 @@
 """Units of time."""
+
 from __future__ import annotations
 
 

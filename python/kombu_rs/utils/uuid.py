@@ -1,11 +1,12 @@
 """Unique ids as text."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
 from os import urandom
 from typing import Any
 
-_VARIANT = {digit: '89ab'[int(digit, 16) & 3] for digit in '0123456789abcdef'}
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def uuid(_uuid: Callable[[], Any] | None = None) -> str:
@@ -17,4 +18,4 @@ def uuid(_uuid: Callable[[], Any] | None = None) -> str:
     if _uuid is not None:
         return str(_uuid())
     h = urandom(16).hex()
-    return f'{h[:8]}-{h[8:12]}-4{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:]}'
+    return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:]}"

@@ -1,4 +1,5 @@
 """A broker in a few lines of Python: what a user's own transport looks like."""
+
 from __future__ import annotations
 
 from collections import defaultdict, deque
@@ -46,7 +47,8 @@ def broker():
     class Transport(virtual.Transport):
         polling_interval = 0.001
         implements = virtual.Transport.implements.extend(
-            exchange_type=frozenset(['direct', 'topic', 'fanout']))
+            exchange_type=frozenset(["direct", "topic", "fanout"])
+        )
 
         def __init__(self, client, **kwargs):
             super().__init__(client, **kwargs)
@@ -64,17 +66,17 @@ def broker():
         connection.release()
 
 
-@pytest.fixture(params=['python', 'memory', 'sqlite'])
+@pytest.fixture(params=["python", "memory", "sqlite"])
 def connection(request, broker, tmp_path):
     """A connection: to :func:`broker`, and to native transports that need no server."""
-    if request.param == 'python':
+    if request.param == "python":
         yield broker.connect()
         return
     # The names of queues in memory are shared by the whole process.
-    url = f'sqla+sqlite:///{tmp_path}/broker.sqlite' if request.param == 'sqlite' else 'memory://'
+    url = f"sqla+sqlite:///{tmp_path}/broker.sqlite" if request.param == "sqlite" else "memory://"
     with Connection(url) as connection:
         yield connection
-    if request.param == 'memory':
+    if request.param == "memory":
         with Connection(url) as connection:
-            for queue in ('jobs', 'q', 'other', 'quick', 'answers', 'b', 'own', 'r'):
+            for queue in ("jobs", "q", "other", "quick", "answers", "b", "own", "r"):
                 connection.default_channel.queue_delete(queue)

@@ -1,4 +1,5 @@
 """Connections: what URLs mean, failover, retries, errors that help."""
+
 from __future__ import annotations
 
 import copy
@@ -26,54 +27,74 @@ class Refusing(VirtualTransport):
         cls = type(self)
         cls.asked.append(self.client.hostname)
         if len(cls.asked) <= cls.refuse:
-            raise ConnectionRefusedError(111, 'Connection refused')
+            raise ConnectionRefusedError(111, "Connection refused")
         return super().establish_connection()
 
 
 @pytest.fixture
 def refusing():
-    return type('Refusing', (Refusing,), {'asked': []})
+    return type("Refusing", (Refusing,), {"asked": []})
 
 
-@pytest.mark.parametrize(('url', 'expected'), [
-    ('amqp://u%61:p%2Fw@h:1/v%2fh', ('h', 1, 'ua', 'p/w', 'v/h')),
-    ('amqp://', ('localhost', 5672, 'guest', 'guest', '/')),
-    ('amqp://h//', ('h', 5672, 'guest', 'guest', '/')),
-    ('h', ('h', 5672, 'guest', 'guest', '/')),
-    ('', ('localhost', 5672, 'guest', 'guest', '/')),
-    (None, ('localhost', 5672, 'guest', 'guest', '/')),
-])
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("amqp://u%61:p%2Fw@h:1/v%2fh", ("h", 1, "ua", "p/w", "v/h")),
+        ("amqp://", ("localhost", 5672, "guest", "guest", "/")),
+        ("amqp://h//", ("h", 5672, "guest", "guest", "/")),
+        ("h", ("h", 5672, "guest", "guest", "/")),
+        ("", ("localhost", 5672, "guest", "guest", "/")),
+        (None, ("localhost", 5672, "guest", "guest", "/")),
+    ],
+)
 def test_parts_of_a_url(url, expected):
     info = Connection(url).info()
-    parts = ('hostname', 'port', 'userid', 'password', 'virtual_host')
+    parts = ("hostname", "port", "userid", "password", "virtual_host")
     assert tuple(info[p] for p in parts) == expected
 
 
 def test_options_of_a_url():
-    connection = Connection('amqp://h?heartbeat=3&connect_timeout=1.5')
+    connection = Connection("amqp://h?heartbeat=3&connect_timeout=1.5")
     assert (connection.heartbeat, connection.connect_timeout) == (3.0, 1.5)
 
 
-@pytest.mark.parametrize('urls', [
-    'amqp://a;amqp://b', ['amqp://a', 'amqp://b'], ('amqp://a;amqp://b',), 'amqp://a;amqp://b;',
-])
+@pytest.mark.parametrize(
+    "urls",
+    [
+        "amqp://a;amqp://b",
+        ["amqp://a", "amqp://b"],
+        ("amqp://a;amqp://b",),
+        "amqp://a;amqp://b;",
+    ],
+)
 def test_several_urls(urls):
     connection = Connection(urls)
-    assert (connection.hostname, connection.alt) == ('a', ['amqp://a', 'amqp://b'])
+    assert (connection.hostname, connection.alt) == ("a", ["amqp://a", "amqp://b"])
     connection.maybe_switch_next()
-    assert connection.hostname == 'b'
+    assert connection.hostname == "b"
 
 
-@pytest.mark.parametrize(('url', 'error', 'text'), [
-    ('amqq://h', KeyError, r'No such transport: amqq.*Did you mean amqp\?.*Available: .*memory'),
-    ('zzz://h', KeyError, 'No such transport: zzz.*Available: .*redis'),
-    ('os.path://h', ValueError, "Invalid transport scheme: 'os.path'"),
-    ('memory://a;os.path://h', ValueError, 'Invalid transport scheme'),
-    ('amqp://h?colour=red', TypeError, "URL option 'colour'.*heartbeat"),
-    ('amqp://h:port/', ValueError, 'port'),
-    ('amqp://h?heartbeat=often', ValueError, "heartbeat must be a number of seconds, got 'often'"),
-    (7, TypeError, 'a broker is a URL or host name'),
-])
+@pytest.mark.parametrize(
+    ("url", "error", "text"),
+    [
+        (
+            "amqq://h",
+            KeyError,
+            r"No such transport: amqq.*Did you mean amqp\?.*Available: .*memory",
+        ),
+        ("zzz://h", KeyError, "No such transport: zzz.*Available: .*redis"),
+        ("os.path://h", ValueError, "Invalid transport scheme: 'os.path'"),
+        ("memory://a;os.path://h", ValueError, "Invalid transport scheme"),
+        ("amqp://h?colour=red", TypeError, "URL option 'colour'.*heartbeat"),
+        ("amqp://h:port/", ValueError, "port"),
+        (
+            "amqp://h?heartbeat=often",
+            ValueError,
+            "heartbeat must be a number of seconds, got 'often'",
+        ),
+        (7, TypeError, "a broker is a URL or host name"),
+    ],
+)
 def test_what_cannot_be_understood(url, error, text):
     with pytest.raises(error, match=text):
         Connection(url)
@@ -81,71 +102,80 @@ def test_what_cannot_be_understood(url, error, text):
 
 def test_unknown_failover_strategy():
     with pytest.raises(ValueError, match=r"'random'.*round-robin, shuffle"):
-        Connection('amqp://a;amqp://b', failover_strategy='random')
+        Connection("amqp://a;amqp://b", failover_strategy="random")
 
 
-@pytest.mark.parametrize('name', ['amqp', 'amqps', 'sqs', 'filesystem', 'mongodb', 'pgmq'])
+@pytest.mark.parametrize("name", ["amqp", "amqps", "sqs", "filesystem", "mongodb", "pgmq"])
 def test_transports_that_kombu_has_and_we_do_not(name):
-    connection = Connection(f'{name}://u:secret@h/v')
-    assert 'secret' not in f'{connection!r}{connection.as_uri()}'
+    connection = Connection(f"{name}://u:secret@h/v")
+    assert "secret" not in f"{connection!r}{connection.as_uri()}"
     with pytest.raises(TransportNotAvailable, match=f"'{name}' is not available.*memory") as error:
         connection.connect()
     assert isinstance(error.value, OperationalError)
 
 
 def test_no_name_leads_to_another_package():
-    assert {t.partition(':')[0].partition('.')[0] for t in TRANSPORT_ALIASES.values()} == {
-        'kombu_rs'}
+    assert {t.partition(":")[0].partition(".")[0] for t in TRANSPORT_ALIASES.values()} == {
+        "kombu_rs"
+    }
 
 
 def test_transport_by_class_and_by_name(broker):
     assert resolve_transport(broker.Transport) is broker.Transport
-    named = 'kombu_rs.transport.virtual:Transport'
+    named = "kombu_rs.transport.virtual:Transport"
     assert resolve_transport(named) is VirtualTransport
     assert isinstance(Connection(transport=named).transport, VirtualTransport)
 
 
 def test_password_is_masked():
-    connection = Connection('amqp://u:secret@h/v')
-    assert connection.as_uri() == 'amqp://u:**@h:5672/v'
-    assert connection.as_uri(include_password=True) == 'amqp://u:secret@h:5672/v'
-    assert 'secret' not in repr(connection)
+    connection = Connection("amqp://u:secret@h/v")
+    assert connection.as_uri() == "amqp://u:**@h:5672/v"
+    assert connection.as_uri(include_password=True) == "amqp://u:secret@h:5672/v"
+    assert "secret" not in repr(connection)
 
 
 def test_password_as_a_function():
-    connection = Connection('amqp://u@h', password=lambda: 'secret')
-    assert connection.as_uri() == 'amqp://u:**@h:5672//'
-    assert 'u:secret@' in connection.as_uri(include_password=True)
+    connection = Connection("amqp://u@h", password=lambda: "secret")
+    assert connection.as_uri() == "amqp://u:**@h:5672//"
+    assert "u:secret@" in connection.as_uri(include_password=True)
 
 
 def test_copies_are_equal():
-    connection = Connection('amqp://u:p@a/v;amqp://b', connect_timeout=2, heartbeat=3,
-                            transport_options={'x': 1})
-    for twin in (copy.copy(connection), connection.clone(),
-                 pickle.loads(pickle.dumps(connection))):
+    connection = Connection(
+        "amqp://u:p@a/v;amqp://b", connect_timeout=2, heartbeat=3, transport_options={"x": 1}
+    )
+    for twin in (copy.copy(connection), connection.clone(), pickle.loads(pickle.dumps(connection))):
         assert twin.info() == connection.info()
         assert twin.__eqhash__() == connection.__eqhash__()
-    assert connection.clone(hostname='c').hostname == 'c'
+    assert connection.clone(hostname="c").hostname == "c"
 
 
 def test_broker_that_is_not_there(refusing):
-    connection = Connection('h', port=77, userid='u', password='secret', transport=refusing,
-                            connect_timeout=0.2, transport_options={'interval_start': 0.05})
+    connection = Connection(
+        "h",
+        port=77,
+        userid="u",
+        password="secret",
+        transport=refusing,
+        connect_timeout=0.2,
+        transport_options={"interval_start": 0.05},
+    )
     started = monotonic()
-    with pytest.raises(OperationalError, match=r'h:77.*Connection refused') as error:
+    with pytest.raises(OperationalError, match=r"h:77.*Connection refused") as error:
         connection.default_channel  # noqa: B018
     assert monotonic() - started < 2
     assert isinstance(error.value.__cause__, ConnectionRefusedError)
-    assert 'secret' not in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 def test_failover_goes_round(refusing):
     refusing.refuse = 3
-    connection = Connection(['a', 'b'], transport=refusing)
+    connection = Connection(["a", "b"], transport=refusing)
     waited = []
-    connection.ensure_connection(errback=lambda exc, interval: waited.append(interval),
-                                 interval_start=0, interval_step=0)
-    assert refusing.asked == ['a', 'b', 'a', 'b']
+    connection.ensure_connection(
+        errback=lambda exc, interval: waited.append(interval), interval_start=0, interval_step=0
+    )
+    assert refusing.asked == ["a", "b", "a", "b"]
     assert connection.connected
     assert len(waited) == 3
 
@@ -164,10 +194,10 @@ def test_ensure_reconnects_and_revives(broker):
     def work():
         calls.append(None)
         if len(calls) == 1:
-            raise ConnectionError('lost')
-        return 'done'
+            raise ConnectionError("lost")
+        return "done"
 
-    assert connection.ensure(User(), work, max_retries=2)() == 'done'
+    assert connection.ensure(User(), work, max_retries=2)() == "done"
     assert revived == [connection.default_channel]
     assert revived[0] is not first
 
@@ -178,7 +208,7 @@ def test_ensure_gives_up(broker):
 
     def work():
         attempts.append(None)
-        raise KeyError('again')
+        raise KeyError("again")
 
     with pytest.raises(KeyError):
         connection.ensure(connection, work, max_retries=2, retry_errors=(KeyError,))()
@@ -192,7 +222,7 @@ def test_autoretry_hands_over_the_new_channel(broker):
     def work(number, channel):
         channels.append(channel)
         if len(channels) == 1:
-            raise ConnectionError('lost')
+            raise ConnectionError("lost")
         return number
 
     result, channel = connection.autoretry(work, max_retries=3)(7)
@@ -221,9 +251,9 @@ def test_pool_replaces_what_failed(connection):
     def fail():
         with pool.acquire() as pooled:
             pooled.connect()
-            raise OSError('broken')
+            raise OSError("broken")
 
-    with pytest.raises(OSError, match='broken'):
+    with pytest.raises(OSError, match="broken"):
         fail()
     with pool.acquire() as again:
         assert not again.connected
@@ -236,13 +266,13 @@ def test_pool_replaces_what_failed(connection):
 def test_pools_are_shared_by_equal_connections(broker):
     from kombu_rs import pools
 
-    with_options = broker.connect(transport_options={'a': 1})
+    with_options = broker.connect(transport_options={"a": 1})
     try:
         assert pools.producers[broker.connect()] is pools.producers[broker.connect()]
         assert pools.producers[with_options] is not pools.producers[broker.connect()]
         with pools.producers[with_options].acquire(block=True) as producer:
-            producer.publish({'n': 1}, routing_key='q')
-        assert len(broker.queues['q']) == 1
+            producer.publish({"n": 1}, routing_key="q")
+        assert len(broker.queues["q"]) == 1
     finally:
         pools.reset()
 
@@ -250,20 +280,25 @@ def test_pools_are_shared_by_equal_connections(broker):
 def test_url_behind_a_prefix_is_the_transports_own():
     from kombu_rs.transport.redis import Transport
 
-    connection = Connection('redis+socket:///tmp/r.sock?virtual_host=3')
-    assert connection.transport_cls == 'redis'
-    assert connection.as_uri(include_password=True) == 'redis+socket:///tmp/r.sock?virtual_host=3'
-    assert Transport._url(connection) == 'redis+socket:///tmp/r.sock?virtual_host=3'
-    assert Connection('sqla+mysql://u:pw@h/d').as_uri() == 'sqla+mysql://u:**@h/d'
+    connection = Connection("redis+socket:///tmp/r.sock?virtual_host=3")
+    assert connection.transport_cls == "redis"
+    assert connection.as_uri(include_password=True) == "redis+socket:///tmp/r.sock?virtual_host=3"
+    assert Transport._url(connection) == "redis+socket:///tmp/r.sock?virtual_host=3"
+    assert Connection("sqla+mysql://u:pw@h/d").as_uri() == "sqla+mysql://u:**@h/d"
     for twin in (connection.clone(), pickle.loads(pickle.dumps(connection))):
         assert twin.as_uri() == connection.as_uri()
 
 
 def test_a_broker_that_is_not_there_is_not_asked_again_by_ensure(refusing):
-    connection = Connection('h', transport=refusing, connect_timeout=0.1,
-                            transport_options={'interval_start': 0.05, 'interval_max': 0.05})
+    connection = Connection(
+        "h",
+        transport=refusing,
+        connect_timeout=0.1,
+        transport_options={"interval_start": 0.05, "interval_max": 0.05},
+    )
     started = monotonic()
     with pytest.raises(OperationalError):
-        connection.Producer().publish({}, routing_key='q', retry=True,
-                                      retry_policy={'max_retries': 50, 'interval_start': 0})
+        connection.Producer().publish(
+            {}, routing_key="q", retry=True, retry_policy={"max_retries": 50, "interval_start": 0}
+        )
     assert monotonic() - started < 2

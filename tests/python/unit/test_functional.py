@@ -1,4 +1,5 @@
 """Caches, lazy values, retries."""
+
 from __future__ import annotations
 
 import pickle
@@ -27,8 +28,8 @@ class Clock:
     def __init__(self, monkeypatch):
         self.now = 1000.0
         self.naps = []
-        monkeypatch.setattr(functional, 'time', lambda: self.now)
-        monkeypatch.setattr(functional, 'sleep', self.sleep)
+        monkeypatch.setattr(functional, "time", lambda: self.now)
+        monkeypatch.setattr(functional, "sleep", self.sleep)
 
     def sleep(self, seconds):
         self.naps.append(seconds)
@@ -40,7 +41,7 @@ def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
-def failing(times, result='done'):
+def failing(times, result="done"):
     attempts = []
 
     def fun():
@@ -48,26 +49,27 @@ def failing(times, result='done'):
         if len(attempts) <= times:
             raise OSError(len(attempts))
         return result
+
     fun.attempts = attempts
     return fun
 
 
 def test_retry_waits_longer_each_time(clock):
     started = clock.now
-    assert retry_over_time(failing(5), OSError, interval_max=5) == 'done'
+    assert retry_over_time(failing(5), OSError, interval_max=5) == "done"
     assert clock.now - started == 2 + 4 + 5 + 5 + 5
 
 
 def test_retry_gives_up_by_count(clock):
     fun = failing(99)
-    with pytest.raises(OSError, match='4'):
+    with pytest.raises(OSError, match="4"):
         retry_over_time(fun, OSError, max_retries=3)
     assert len(fun.attempts) == 4
 
 
 def test_retry_does_not_sleep_beyond_its_deadline(clock):
     started = clock.now
-    with pytest.raises(OSError, match='3'):
+    with pytest.raises(OSError, match="3"):
         retry_over_time(failing(99), OSError, timeout=3, interval_start=2, interval_step=8)
     assert clock.now - started == 3
 
@@ -80,7 +82,7 @@ def test_retry_asks_errback_for_the_interval(clock):
         return 0.25
 
     retry_over_time(failing(2), OSError, errback=errback)
-    assert seen == [('1', 0), ('2', 1)]
+    assert seen == [("1", 0), ("2", 1)]
     assert clock.naps == [0.25, 0.25]
 
 
@@ -105,15 +107,15 @@ def test_other_errors_are_not_retried(clock):
 
 def test_lru_cache():
     cache = LRUCache(limit=2)
-    cache.update(a='1', b='2')
-    assert cache['a'] == '1'            # now b is the one not used for longest
-    cache['c'] = '3'
-    assert list(cache) == ['a', 'c']
-    assert cache.incr('a') == 2
-    assert cache['a'] == '2'
+    cache.update(a="1", b="2")
+    assert cache["a"] == "1"  # now b is the one not used for longest
+    cache["c"] = "3"
+    assert list(cache) == ["a", "c"]
+    assert cache.incr("a") == 2
+    assert cache["a"] == "2"
     assert pickle.loads(pickle.dumps(cache)) == cache
     with pytest.raises(KeyError):
-        cache['b']
+        cache["b"]
 
 
 def test_memoize():
@@ -135,15 +137,15 @@ def test_lazy_is_evaluated_each_time():
     values = iter([1, 2])
     value = lazy(next, values)
     assert (value(), value()) == (1, 2)
-    assert lazy(int, '3') == 3
-    assert pickle.loads(pickle.dumps(lazy(int, '11', base=2)))() == 3
+    assert lazy(int, "3") == 3
+    assert pickle.loads(pickle.dumps(lazy(int, "11", base=2)))() == 3
 
 
 def test_channel_promise_is_evaluated_once():
     values = iter([1, 2])
     promised = ChannelPromise(lambda: next(values))
     assert (promised(), promised()) == (1, 1)
-    assert repr(promised) == '1'
+    assert repr(promised) == "1"
 
 
 def test_ranges():
@@ -154,7 +156,12 @@ def test_ranges():
 
 
 def test_small_ones():
-    assert dictfilter({'a': None, 'b': 0}, c=1) == {'b': 0, 'c': 1}
-    assert [maybe_list(v) for v in (None, 's', {'a': 1}, (1,), 0)] == [
-        None, ['s'], [{'a': 1}], (1,), [0]]
-    assert reprcall('f', (1, 'x'), {'k': None}) == "f(1, 'x', k=None)"
+    assert dictfilter({"a": None, "b": 0}, c=1) == {"b": 0, "c": 1}
+    assert [maybe_list(v) for v in (None, "s", {"a": 1}, (1,), 0)] == [
+        None,
+        ["s"],
+        [{"a": 1}],
+        (1,),
+        [0],
+    ]
+    assert reprcall("f", (1, "x"), {"k": None}) == "f(1, 'x', k=None)"

@@ -1,4 +1,5 @@
 """Waiting on the hubs of gevent and eventlet, in processes of their own: patching is for good."""
+
 from __future__ import annotations
 
 import subprocess
@@ -30,18 +31,20 @@ COMMON = """
 """
 
 
-@pytest.fixture(params=['gevent', 'eventlet'])
+@pytest.fixture(params=["gevent", "eventlet"])
 def run(request):
     """Run a script in a patched process."""
-    pytest.importorskip(request.param, reason=f'{request.param} is not installed')
-    setup = GEVENT if request.param == 'gevent' else EVENTLET
+    pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    setup = GEVENT if request.param == "gevent" else EVENTLET
 
     def run(script: str) -> None:
         parts = (textwrap.dedent(part) for part in (setup, COMMON, script))
-        done = subprocess.run([sys.executable, '-c', '\n'.join(parts)], timeout=60,
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join(parts)], timeout=60, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
-        assert 'Traceback' not in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+
     return run
 
 

@@ -1,4 +1,5 @@
 """The event loop, on real files and threads."""
+
 from __future__ import annotations
 
 import gc
@@ -58,15 +59,15 @@ def spy_on(hub):
 def test_readers_and_writers_share_a_descriptor(hub, pair):
     seen = []
     hub.add_reader(pair.near, lambda: seen.append(pair.near.recv(10)))
-    hub.add_writer(pair.near, lambda: seen.append('writable'))
-    pair.far.send(b'x')
+    hub.add_writer(pair.near, lambda: seen.append("writable"))
+    pair.far.send(b"x")
     hub.run_once()
-    assert sorted(map(str, seen)) == ["b'x'", 'writable']
+    assert sorted(map(str, seen)) == ["b'x'", "writable"]
     hub.remove_writer(pair.near)
     seen.clear()
-    pair.far.send(b'y')
+    pair.far.send(b"y")
     hub.run_once()
-    assert seen == [b'y']
+    assert seen == [b"y"]
     hub.remove_reader(pair.near)
     assert not hub.readers
     assert not hub.writers
@@ -76,9 +77,9 @@ def test_error_reaches_whoever_watches(hub):
     r, w = os.pipe()
     seen = []
     os.close(r)
-    hub.add_writer(w, seen.append, 'error')
+    hub.add_writer(w, seen.append, "error")
     hub.run_once()
-    assert seen == ['error']
+    assert seen == ["error"]
     hub.remove(w)
     os.close(w)
 
@@ -87,7 +88,7 @@ def test_event_without_a_callback_is_removed(hub, pair):
     hub.add_reader(pair.near, lambda: None)
     hub.add_reader(pair.far, lambda: None)
     del hub.readers[pair.near.fileno()]
-    pair.far.send(b'x')
+    pair.far.send(b"x")
     hub.run_once()
     assert not hub.poller.poll(0)
 
@@ -97,13 +98,13 @@ def test_removing_a_writer_during_a_turn_leaves_its_reader(hub, pair):
     seen = []
     other, peer = socket.socketpair()
     hub.add_reader(pair.near, lambda: (hub.remove_writer(other), pair.near.recv(1)))
-    hub.add_writer(other, seen.append, 'removed before')
+    hub.add_writer(other, seen.append, "removed before")
     hub.add_reader(other, lambda: seen.append(other.recv(1)))
-    hub._handle_events([(pair.near.fileno(), hub.READ)] if pair.far.send(b'x') else [], type(None))
+    hub._handle_events([(pair.near.fileno(), hub.READ)] if pair.far.send(b"x") else [], type(None))
     hub._handle_events([(other.fileno(), hub.WRITE)], type(None))
-    peer.send(b'y')
+    peer.send(b"y")
     hub.run_once()
-    assert seen == [b'y']
+    assert seen == [b"y"]
     hub.remove(other)
     other.close()
     peer.close()
@@ -118,11 +119,11 @@ def test_generators_are_resumed_until_they_end(hub, pair):
             yield
 
     hub.add_reader(pair.near, reader())
-    pair.far.send(b'abc')
+    pair.far.send(b"abc")
     for _ in range(3):
         hub.run_once()
-    assert seen == [b'a', b'b']
-    assert not hub.readers      # a finished one would be called for ever
+    assert seen == [b"a", b"b"]
+    assert not hub.readers  # a finished one would be called for ever
 
 
 def test_consolidated_descriptors_come_together(hub, pair):
@@ -167,14 +168,14 @@ def test_waits_for_the_next_timer(hub, pair):
 
 
 def test_call_soon_from_another_thread_wakes_the_loop(hub, pair):
-    hub.add_reader(pair.near, lambda: None)     # so that it waits for long
+    hub.add_reader(pair.near, lambda: None)  # so that it waits for long
     seen = []
     next_turn = threading.Event()
     hub.call_soon(next_turn.set)
 
     def other():
         assert next_turn.wait(DEADLINE)
-        hub.call_soon(lambda: (seen.append('woken'), hub.stop()))
+        hub.call_soon(lambda: (seen.append("woken"), hub.stop()))
 
     thread = threading.Thread(target=other)
     thread.start()
@@ -182,8 +183,8 @@ def test_call_soon_from_another_thread_wakes_the_loop(hub, pair):
     hub.call_later(DEADLINE, hub.stop)
     hub.run_forever()
     thread.join()
-    assert seen == ['woken']
-    assert time.monotonic() - started < 0.9     # the loop polls for a second otherwise
+    assert seen == ["woken"]
+    assert time.monotonic() - started < 0.9  # the loop polls for a second otherwise
 
 
 def test_call_soon_wakes_a_loop_that_watches_nothing(hub):
@@ -216,12 +217,12 @@ def test_callbacks_behind_one_that_fails_are_kept(hub):
     seen = []
 
     def fail():
-        raise ValueError('first')
+        raise ValueError("first")
 
     hub.call_soon(fail)
     for number in range(5):
         hub.call_soon(seen.append, number)
-    with pytest.raises(ValueError, match='first'):
+    with pytest.raises(ValueError, match="first"):
         next(hub.create_loop())
     next(hub.create_loop())
     assert sorted(seen) == [0, 1, 2, 3, 4]
@@ -231,11 +232,11 @@ def test_timer_errors(hub, caplog):
     def fail(exc):
         raise exc
 
-    hub.call_later(-1, fail, ValueError('logged'))
+    hub.call_later(-1, fail, ValueError("logged"))
     hub.run_once()
-    assert 'logged' in caplog.text
+    assert "logged" in caplog.text
     hub.propagate_errors = (KeyError,)
-    hub.call_later(-1, fail, KeyError('raised'))
+    hub.call_later(-1, fail, KeyError("raised"))
     with pytest.raises(KeyError):
         hub.run_once()
 
@@ -244,10 +245,10 @@ def test_close_runs_what_waits_and_tells(hub):
     set_event_loop(hub)
     seen = []
     hub.on_close.add(seen.append)
-    hub.call_soon(seen.append, 'waited')
+    hub.call_soon(seen.append, "waited")
     hub.stop()
     hub.close()
-    assert sorted(map(str, seen)) == sorted([str(hub), 'waited'])
+    assert sorted(map(str, seen)) == sorted([str(hub), "waited"])
     assert get_event_loop() is None
 
 
@@ -256,9 +257,9 @@ def test_hub_can_be_used_after_close(hub, pair):
     hub.close()
     seen = []
     hub.add_reader(pair.near, lambda: seen.append(pair.near.recv(1)))
-    pair.far.send(b'x')
+    pair.far.send(b"x")
     hub.run_once()
-    assert seen == [b'x']
+    assert seen == [b"x"]
 
 
 def test_reset_forgets_files_and_keeps_timers(hub, pair):
@@ -271,7 +272,7 @@ def test_reset_forgets_files_and_keeps_timers(hub, pair):
     assert seen == [1]
 
 
-@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_forked_child_does_not_wake_its_parent(hub):
     next(hub.loop)
     parent_waker = hub._waker
@@ -312,16 +313,16 @@ def test_callbacks_are_freed(hub):
     assert gone() is None
 
 
-@pytest.mark.parametrize('poller', ['_epoll', '_poll', '_select', '_kqueue'])
+@pytest.mark.parametrize("poller", ["_epoll", "_poll", "_select", "_kqueue"])
 def test_every_poller_reports_the_same(poller, pair):
     try:
         poller = getattr(eventio, poller)()
     except TypeError:
-        pytest.skip('not on this system')
+        pytest.skip("not on this system")
     fd = pair.near.fileno()
     poller.register(fd, eventio.READ | eventio.ERR)
     assert not poller.poll(0)
-    pair.far.send(b'x')
+    pair.far.send(b"x")
     assert poller.poll(1) == [(fd, eventio.READ)]
     poller.register(fd, eventio.WRITE)
     assert poller.poll(1) == [(fd, eventio.WRITE)]
@@ -334,8 +335,8 @@ def test_every_poller_reports_the_same(poller, pair):
 
 class TestPromise:
     def test_calls_with_all_arguments(self):
-        p = promise(lambda *args, **kwargs: (args, kwargs), (1,), {'a': 2})
-        assert p(3, b=4) == ((1, 3), {'a': 2, 'b': 4})
+        p = promise(lambda *args, **kwargs: (args, kwargs), (1,), {"a": 2})
+        assert p(3, b=4) == ((1, 3), {"a": 2, "b": 4})
         assert p.ready
 
     def test_chain(self):
@@ -348,10 +349,10 @@ class TestPromise:
 
     def test_error_goes_to_the_listener_or_up(self):
         seen = []
-        p = promise(int, ('x',))
-        with pytest.raises(ValueError, match='invalid literal'):
+        p = promise(int, ("x",))
+        with pytest.raises(ValueError, match="invalid literal"):
             p()
-        p = promise(int, ('x',))
+        p = promise(int, ("x",))
         p.then(seen.append, seen.append)
         p()
         assert isinstance(seen[0], ValueError)

@@ -1,4 +1,5 @@
 """Producer, Consumer and Message over a transport in Python: the path for any channel."""
+
 from __future__ import annotations
 
 import pickle
@@ -26,8 +27,8 @@ from kombu_rs.exceptions import (
     RecoverableConnectionError,
 )
 
-EXCHANGE = Exchange('work', 'direct')
-QUEUE = Queue('jobs', EXCHANGE, 'jobs')
+EXCHANGE = Exchange("work", "direct")
+QUEUE = Queue("jobs", EXCHANGE, "jobs")
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def received(connection):
 
 
 def publish(connection, body, **kwargs):
-    options = {'exchange': EXCHANGE, 'routing_key': 'jobs', 'declare': [QUEUE], **kwargs}
+    options = {"exchange": EXCHANGE, "routing_key": "jobs", "declare": [QUEUE], **kwargs}
     return connection.Producer().publish(body, **options)
 
 
@@ -50,13 +51,16 @@ def next_message(connection, received):
     return received[-1]
 
 
-@pytest.mark.parametrize(('body', 'options'), [
-    ({'a': [1, 2.5, None, 'é']}, {}),
-    ('text', {'serializer': 'raw'}),
-    (b'\x00\xff', {'content_type': 'application/octet-stream'}),
-    ('text', {'content_type': 'text/plain'}),
-    ({'a': 1}, {'compression': 'zlib'}),
-])
+@pytest.mark.parametrize(
+    ("body", "options"),
+    [
+        ({"a": [1, 2.5, None, "é"]}, {}),
+        ("text", {"serializer": "raw"}),
+        (b"\x00\xff", {"content_type": "application/octet-stream"}),
+        ("text", {"content_type": "text/plain"}),
+        ({"a": 1}, {"compression": "zlib"}),
+    ],
+)
 def test_bodies_come_as_they_went(connection, received, body, options):
     publish(connection, body, **options)
     got, message = next_message(connection, received)
@@ -65,62 +69,78 @@ def test_bodies_come_as_they_went(connection, received, body, options):
 
 
 def test_properties_and_headers(connection, received):
-    publish(connection, {}, headers={'h': 1}, correlation_id='c', priority=4, expiration=1.5,
-            reply_to=Queue('answers'), delivery_mode='transient')
+    publish(
+        connection,
+        {},
+        headers={"h": 1},
+        correlation_id="c",
+        priority=4,
+        expiration=1.5,
+        reply_to=Queue("answers"),
+        delivery_mode="transient",
+    )
     _, message = next_message(connection, received)
-    assert message.headers == {'h': 1}
+    assert message.headers == {"h": 1}
     properties = message.properties
-    assert properties['correlation_id'] == 'c'
-    assert properties['priority'] == 4
-    assert properties['expiration'] == '1500'
-    assert properties['reply_to'] == 'answers'
-    assert properties['delivery_mode'] == 1
-    assert message.delivery_info == {'exchange': 'work', 'routing_key': 'jobs'}
+    assert properties["correlation_id"] == "c"
+    assert properties["priority"] == 4
+    assert properties["expiration"] == "1500"
+    assert properties["reply_to"] == "answers"
+    assert properties["delivery_mode"] == 1
+    assert message.delivery_info == {"exchange": "work", "routing_key": "jobs"}
 
 
 def test_arguments_of_the_caller_are_not_changed(connection):
     declare = [QUEUE]
     producer = connection.Producer(exchange=EXCHANGE)
-    producer.publish({}, routing_key='jobs', declare=declare)
+    producer.publish({}, routing_key="jobs", declare=declare)
     assert declare == [QUEUE]
     assert not QUEUE.is_bound
 
 
-@pytest.mark.parametrize(('kwargs', 'error', 'text'), [
-    ({'expiration': 'soon'}, ValueError, "expiration must be a number of seconds, got 'soon'"),
-    ({'body': object()}, EncodeError, 'object'),
-    ({'delivery_mode': 'durable'}, KeyError, 'delivery_mode'),
-])
+@pytest.mark.parametrize(
+    ("kwargs", "error", "text"),
+    [
+        ({"expiration": "soon"}, ValueError, "expiration must be a number of seconds, got 'soon'"),
+        ({"body": object()}, EncodeError, "object"),
+        ({"delivery_mode": "durable"}, KeyError, "delivery_mode"),
+    ],
+)
 def test_messages_that_cannot_be_published(connection, kwargs, error, text):
-    kwargs = {'body': {}, **kwargs}
+    kwargs = {"body": {}, **kwargs}
     with pytest.raises(error, match=text):
-        publish(connection, kwargs.pop('body'), **kwargs)
+        publish(connection, kwargs.pop("body"), **kwargs)
 
 
 def test_producers_that_cannot_publish(connection):
-    with pytest.raises(ValueError, match='no channel'):
+    with pytest.raises(ValueError, match="no channel"):
         Producer(None).publish({})
     with pytest.raises(TypeError, match=r"Exchange\('work'"):
-        connection.Producer(exchange='work')
+        connection.Producer(exchange="work")
 
 
 def test_producer_pickles_without_its_channel(connection):
-    producer = connection.Producer(exchange=EXCHANGE, serializer='json')
+    producer = connection.Producer(exchange=EXCHANGE, serializer="json")
     twin = pickle.loads(pickle.dumps(producer))
-    assert (twin.exchange, twin.serializer) == (EXCHANGE, 'json')
+    assert (twin.exchange, twin.serializer) == (EXCHANGE, "json")
 
 
 def test_publish_with_retry_after_a_lost_connection(broker):
     connection = broker.connect()
     producer = connection.Producer(exchange=EXCHANGE)
     first = producer.channel
-    first.basic_publish = Mock(side_effect=ConnectionError('lost'))
+    first.basic_publish = Mock(side_effect=ConnectionError("lost"))
     told = []
-    producer.publish({'n': 1}, routing_key='jobs', declare=[QUEUE], retry=True,
-                     retry_policy={'max_retries': 3, 'errback': lambda *a: told.append(a)})
+    producer.publish(
+        {"n": 1},
+        routing_key="jobs",
+        declare=[QUEUE],
+        retry=True,
+        retry_policy={"max_retries": 3, "errback": lambda *a: told.append(a)},
+    )
     assert producer.channel is not first
     assert len(told) == 1
-    assert len(broker.queues['jobs']) == 1
+    assert len(broker.queues["jobs"]) == 1
 
 
 def test_declarations_are_remembered_per_connection(broker):
@@ -130,17 +150,17 @@ def test_declarations_are_remembered_per_connection(broker):
     assert maybe_declare(QUEUE, channel) is False
     assert maybe_declare(QUEUE, connection.channel()) is False
     assert maybe_declare(QUEUE, broker.connect().default_channel, retry=True) is True
-    assert maybe_declare(Queue('t', auto_delete=True), channel) is True
-    assert maybe_declare(Queue('t', auto_delete=True), channel) is True
+    assert maybe_declare(Queue("t", auto_delete=True), channel) is True
+    assert maybe_declare(Queue("t", auto_delete=True), channel) is True
     channel.close()
-    with pytest.raises(RecoverableConnectionError, match='disconnected'):
+    with pytest.raises(RecoverableConnectionError, match="disconnected"):
         maybe_declare(QUEUE, channel)
 
 
 def test_queue_that_the_broker_names(connection):
-    queue = Queue('')
+    queue = Queue("")
     maybe_declare(queue, connection.default_channel)
-    assert queue.name.startswith('amq.gen-')
+    assert queue.name.startswith("amq.gen-")
 
 
 def test_consuming_acknowledging_rejecting(broker, connection, received):
@@ -154,10 +174,10 @@ def test_consuming_acknowledging_rejecting(broker, connection, received):
     third.requeue()
     assert [m.acknowledged for m in (first, second, third, fourth)] == [True, True, True, False]
     assert next_message(connection, received)[0] == 2
-    with pytest.raises(MessageStateError, match='already acknowledged with state: ACK'):
+    with pytest.raises(MessageStateError, match="already acknowledged with state: ACK"):
         first.reject()
     fourth.ack(multiple=True)
-    assert not broker.queues['jobs']
+    assert not broker.queues["jobs"]
 
 
 def test_prefetch_count(connection):
@@ -175,7 +195,7 @@ def test_prefetch_count(connection):
 
 
 def test_content_that_is_not_accepted(connection, received):
-    publish(connection, {'a': 1}, serializer='pickle')
+    publish(connection, {"a": 1}, serializer="pickle")
     with pytest.raises(ContentDisallowed):
         next_message(connection, received)
     assert received == []
@@ -189,9 +209,9 @@ def test_body_that_cannot_be_decoded(connection):
         message.reject()
 
     def never(body, message):
-        raise AssertionError('must not be called')
+        raise AssertionError("must not be called")
 
-    publish(connection, b'{', content_type='application/json', content_encoding='utf-8')
+    publish(connection, b"{", content_type="application/json", content_encoding="utf-8")
     with connection.Consumer(QUEUE, callbacks=[never], on_decode_error=on_decode_error):
         connection.drain_events(timeout=5)
         # Rejected: it does not come again.
@@ -202,29 +222,34 @@ def test_body_that_cannot_be_decoded(connection):
 
 def test_body_that_cannot_be_decompressed(connection):
     errors = []
-    publish(connection, b'not zlib', content_type='application/data',
-            headers={'compression': 'application/x-gzip'})
-    with connection.Consumer(QUEUE, callbacks=[Mock()],
-                             on_decode_error=lambda m, e: errors.append(e)):
+    publish(
+        connection,
+        b"not zlib",
+        content_type="application/data",
+        headers={"compression": "application/x-gzip"},
+    )
+    with connection.Consumer(
+        QUEUE, callbacks=[Mock()], on_decode_error=lambda m, e: errors.append(e)
+    ):
         connection.drain_events(timeout=5)
     assert len(errors) == 1
 
 
 def test_consumer_without_callbacks(connection):
     publish(connection, {})
-    with connection.Consumer(QUEUE), pytest.raises(NotImplementedError, match='callbacks'):
+    with connection.Consumer(QUEUE), pytest.raises(NotImplementedError, match="callbacks"):
         connection.drain_events(timeout=5)
 
 
 def test_queues_of_a_consumer(connection):
-    other = Queue('other')
+    other = Queue("other")
     consumer = Consumer(connection, QUEUE, callbacks=[Mock()])
     consumer.add_queue(other)
     consumer.consume()
-    assert consumer.consuming_from('other')
+    assert consumer.consuming_from("other")
     consumer.cancel_by_queue(other)
     assert not consumer.consuming_from(other)
-    assert [q.name for q in consumer.queues] == ['jobs']
+    assert [q.name for q in consumer.queues] == ["jobs"]
     consumer.revive(connection.channel())
     assert consumer.consuming_from(QUEUE)
     consumer.cancel()
@@ -235,9 +260,9 @@ def test_queues_of_a_consumer(connection):
 def test_no_ack_by_queue(broker):
     connection = broker.connect()
     got = []
-    quick = Queue('quick', no_ack=True)
+    quick = Queue("quick", no_ack=True)
     with connection.Consumer([quick, QUEUE], on_message=got.append) as consumer:
-        connection.Producer().publish({}, routing_key='quick')
+        connection.Producer().publish({}, routing_key="quick")
         connection.drain_events(timeout=5)
         assert not consumer.channel.qos._delivered
         publish(connection, {})
@@ -246,25 +271,25 @@ def test_no_ack_by_queue(broker):
 
 
 def test_broadcast_reaches_everybody(connection):
-    news = Exchange('news', 'fanout')
-    queues = [Broadcast('news')(connection) for _ in range(2)]
+    news = Exchange("news", "fanout")
+    queues = [Broadcast("news")(connection) for _ in range(2)]
     for queue in queues:
         queue.declare()
-    connection.Producer().publish('hi', exchange=news)
-    assert [queue.get().payload for queue in queues] == ['hi', 'hi']
+    connection.Producer().publish("hi", exchange=news)
+    assert [queue.get().payload for queue in queues] == ["hi", "hi"]
     assert queues[0].name != queues[1].name
 
 
 def test_request_and_reply(connection):
-    answers = Queue('answers', auto_delete=True)
+    answers = Queue("answers", auto_delete=True)
     maybe_declare(answers, connection.default_channel)
-    publish(connection, 'question', reply_to='answers', correlation_id='7')
+    publish(connection, "question", reply_to="answers", correlation_id="7")
     request = QUEUE(connection).get()
     for n in range(2):
-        send_reply(Exchange(''), request, {'n': n}, connection.Producer())
+        send_reply(Exchange(""), request, {"n": n}, connection.Producer())
     channel = connection.channel()
     replies = collect_replies(connection, channel, answers, limit=2, timeout=5)
-    assert list(replies) == [{'n': 0}, {'n': 1}]
+    assert list(replies) == [{"n": 0}, {"n": 1}]
 
 
 def test_loops(connection):
@@ -305,22 +330,21 @@ def test_batch_is_sent_together(connection):
     batch = Collecting()
     producer.channel.create_publish_batch = lambda max_size: batch
     with producer.batch(max_size=10) as block:
-        producer.publish(1, routing_key='q')
+        producer.publish(1, routing_key="q")
         block.flush()
-        producer.publish(2, routing_key='q')
+        producer.publish(2, routing_key="q")
         assert (len(batch.sent), len(batch.waiting)) == (1, 1)
     assert (len(batch.sent), batch.closed) == (2, 1)
 
-
     def fail():
         with producer.batch():
-            producer.publish(3, routing_key='q')
+            producer.publish(3, routing_key="q")
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
     assert (len(batch.sent), len(batch.waiting), batch.closed) == (2, 0, 2)
-    with pytest.raises(ValueError, match='positive integer'):
+    with pytest.raises(ValueError, match="positive integer"):
         producer.batch(max_size=0)
 
 
@@ -328,13 +352,13 @@ def test_batch_without_support_publishes_at_once(broker):
     producer = broker.connect().Producer()
     assert not producer.supports_batch_publish
     with producer.batch():
-        producer.publish(1, routing_key='q')
-        assert len(broker.queues['q']) == 1
+        producer.publish(1, routing_key="q")
+        assert len(broker.queues["q"]) == 1
 
 
 def test_batch_of_a_transport_that_can(connection):
     producer = connection.Producer()
-    queue = Queue('q')(connection)
+    queue = Queue("q")(connection)
     queue.declare()
 
     def waiting():
@@ -342,44 +366,44 @@ def test_batch_of_a_transport_that_can(connection):
 
     with producer.batch(max_size=3) as batch:
         for n in range(4):
-            producer.publish(n, routing_key='q')
+            producer.publish(n, routing_key="q")
         seen = waiting()
         batch.flush()
         assert waiting() == 4
-        producer.publish(4, routing_key='q')
+        producer.publish(4, routing_key="q")
     assert seen == (3 if producer.supports_batch_publish else 4)
     assert [queue.get(no_ack=True).payload for _ in range(5)] == [0, 1, 2, 3, 4]
 
 
 def test_message_without_a_channel():
-    with pytest.raises(MessageStateError, match='channel'):
-        Message('body').ack()
+    with pytest.raises(MessageStateError, match="channel"):
+        Message("body").ack()
 
 
-@pytest.mark.parametrize('url', ['memory://'])
+@pytest.mark.parametrize("url", ["memory://"])
 def test_methods_of_one_channel_alone_are_called(url):
     from kombu_rs import Connection
 
     with Connection(url) as connection:
         channel = connection.channel()
-        Producer(channel).publish('x', routing_key='hooks')
-        message = channel.basic_get('hooks')
+        Producer(channel).publish("x", routing_key="hooks")
+        message = channel.basic_get("hooks")
         acked, published = [], []
         channel.basic_ack = lambda tag, multiple=False: acked.append((tag, multiple))
-        channel.basic_publish = lambda message, **kwargs: published.append(kwargs['routing_key'])
+        channel.basic_publish = lambda message, **kwargs: published.append(kwargs["routing_key"])
         message.ack()
-        Producer(channel).publish('y', routing_key='hooks')
+        Producer(channel).publish("y", routing_key="hooks")
         assert acked == [(message.delivery_tag, False)]
-        assert published == ['hooks']
+        assert published == ["hooks"]
 
 
 def test_consumers_that_need_no_acknowledgement_may_be_named():
     from kombu_rs import Connection
 
-    with Connection('memory://') as connection:
+    with Connection("memory://") as connection:
         channel = connection.channel()
-        channel.no_ack_consumers = {'tag'}
-        message = Message(channel=channel, delivery_tag=1, delivery_info={'consumer_tag': 'tag'})
+        channel.no_ack_consumers = {"tag"}
+        message = Message(channel=channel, delivery_tag=1, delivery_info={"consumer_tag": "tag"})
         message.ack()
         assert not message.acknowledged
         channel.no_ack_consumers = None
@@ -392,24 +416,28 @@ def test_message_class_with_its_own_decoding(connection):
         def decode(self):
             return super().decode().upper()
 
-    publish(connection, 'quiet')
+    publish(connection, "quiet")
     got = []
     with connection.Consumer(QUEUE, callbacks=[lambda *a: got.append(a)]) as consumer:
         consumer.channel.message_to_python = lambda message: Shouting(
-            message.body, content_type='text/plain', content_encoding='utf-8',
-            delivery_tag=message.delivery_tag, channel=message.channel)
+            message.body,
+            content_type="text/plain",
+            content_encoding="utf-8",
+            delivery_tag=message.delivery_tag,
+            channel=message.channel,
+        )
         consumer._receive_callback(consumer.queues[0].get())
-    assert got[0][0] == 'QUIET'
+    assert got[0][0] == "QUIET"
 
 
 def test_memory_is_cleared_between_tests():
     from kombu_rs import Connection
     from kombu_rs.transport import memory
 
-    with Connection('memory://') as connection:
-        Producer(connection).publish('x', routing_key='left')
+    with Connection("memory://") as connection:
+        Producer(connection).publish("x", routing_key="left")
         memory.Transport.state.clear()
-        assert connection.default_channel.basic_get('left') is None
-        Producer(connection).publish('x', routing_key='left')
+        assert connection.default_channel.basic_get("left") is None
+        Producer(connection).publish("x", routing_key="left")
         connection.default_channel.queues.clear()
-        assert connection.default_channel.basic_get('left') is None
+        assert connection.default_channel.basic_get("left") is None

@@ -1,4 +1,5 @@
 """Pools."""
+
 from __future__ import annotations
 
 import os
@@ -41,7 +42,7 @@ def test_limit_and_release():
     with pytest.raises(LimitExceeded):
         pool.acquire()
     first.release()
-    assert pool.acquire() is first      # used last, handed out first
+    assert pool.acquire() is first  # used last, handed out first
 
 
 def test_acquire_waits_for_a_release():
@@ -72,11 +73,11 @@ def test_broken_thing_makes_room():
 def test_failed_prepare_gives_back_what_it_took():
     class Failing(Pool):
         def prepare(self, resource):
-            raise OSError('down')
+            raise OSError("down")
 
     pool = Failing(1)
     for _ in range(3):
-        with pytest.raises(OSError, match='down'):
+        with pytest.raises(OSError, match="down"):
             pool.acquire()
     assert pool._resource.qsize() == 1
 
@@ -84,7 +85,7 @@ def test_failed_prepare_gives_back_what_it_took():
 def test_resize():
     pool = Pool(3)
     things = [pool.acquire(), pool.acquire()]
-    with pytest.raises(RuntimeError, match='was=3 now=1'):
+    with pytest.raises(RuntimeError, match="was=3 now=1"):
         pool.resize(1)
     pool.resize(2, ignore_errors=True)
     with pytest.raises(LimitExceeded):
@@ -96,7 +97,7 @@ def test_resize():
     pool.acquire()
     with pytest.raises(LimitExceeded):
         pool.acquire()
-    with pytest.raises(TypeError, match='not bool'):
+    with pytest.raises(TypeError, match="not bool"):
         pool.limit = True
 
 
@@ -107,11 +108,11 @@ def test_closed_pool():
     pool.force_close_all()
     assert used.collected
     assert idle.collected
-    with pytest.raises(RuntimeError, match='closed'):
+    with pytest.raises(RuntimeError, match="closed"):
         pool.acquire()
 
 
-@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_child_of_a_fork_goes_on_although_a_thread_held_the_pool():
     pool = Pool(2, close_after_fork=True)
     used = pool.acquire()

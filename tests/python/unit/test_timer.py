@@ -1,4 +1,5 @@
 """The schedule under the event loop."""
+
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
@@ -20,11 +21,11 @@ def fire(timer):
 
 def test_order_by_time_and_priority():
     timer, seen = Timer(), []
-    timer.call_at(2, seen.append, ('late',))
-    timer.call_at(1, seen.append, ('second',), priority=5)
-    timer.call_at(1, seen.append, ('first',), priority=1)
+    timer.call_at(2, seen.append, ("late",))
+    timer.call_at(1, seen.append, ("second",), priority=5)
+    timer.call_at(1, seen.append, ("first",), priority=1)
     assert fire(timer) is None
-    assert seen == ['first', 'second', 'late']
+    assert seen == ["first", "second", "late"]
 
 
 def test_waits_no_longer_than_asked():
@@ -49,7 +50,7 @@ def test_repeated_call_goes_on_after_an_error_until_it_is_cancelled():
 
     def tick():
         seen.append(1)
-        raise ValueError('goes on')
+        raise ValueError("goes on")
 
     entry = timer.call_repeatedly(60, tick)
     for count in (1, 2):

@@ -1,4 +1,5 @@
 """What other programs import from the transports' modules."""
+
 from __future__ import annotations
 
 import pytest
@@ -12,16 +13,16 @@ def test_memory_can_be_cleared_between_tests():
     from kombu_rs.transport.memory import Channel, Transport
 
     for everything in (Channel.queues, Transport.global_state):
-        with Connection('memory://') as connection, connection.SimpleQueue('cleared') as queue:
-            queue.put('x')
+        with Connection("memory://") as connection, connection.SimpleQueue("cleared") as queue:
+            queue.put("x")
             assert queue.qsize() == 1
         everything.clear()
-        with Connection('memory://') as connection, connection.SimpleQueue('cleared') as queue:
+        with Connection("memory://") as connection, connection.SimpleQueue("cleared") as queue:
             assert queue.qsize() == 0
 
 
 def test_errors_of_redis_for_result_backends():
-    redis = pytest.importorskip('redis')
+    redis = pytest.importorskip("redis")
     errors = get_redis_error_classes()
     assert issubclass(redis.TimeoutError, errors.connection_errors)
     assert issubclass(redis.ResponseError, errors.channel_errors)

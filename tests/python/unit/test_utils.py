@@ -1,4 +1,5 @@
 """The small modules."""
+
 from __future__ import annotations
 
 import gc
@@ -32,7 +33,7 @@ from kombu_rs.utils.text import fmatch_best, version_string_as_tuple
 from kombu_rs.utils.uuid import uuid
 
 
-@pytest.mark.parametrize('name', utils.__all__)
+@pytest.mark.parametrize("name", utils.__all__)
 def test_names_of_the_package(name):
     assert callable(getattr(utils, name))
     assert name in dir(utils)
@@ -40,20 +41,40 @@ def test_names_of_the_package(name):
 
 def test_package_is_light():
     """What takes long to import is imported when it is needed."""
-    heavy = {'yaml', 'msgpack', 'lzma', 'bz2', 'decimal', 'uuid', 'zoneinfo', 'ssl',
-             'importlib.metadata', 'multiprocessing', 'asyncio', 'difflib',
-             'amqp', 'vine', 'tempfile', 'concurrent'}
+    heavy = {
+        "yaml",
+        "msgpack",
+        "lzma",
+        "bz2",
+        "decimal",
+        "uuid",
+        "zoneinfo",
+        "ssl",
+        "importlib.metadata",
+        "multiprocessing",
+        "asyncio",
+        "difflib",
+        "amqp",
+        "vine",
+        "tempfile",
+        "concurrent",
+    }
     code = (
-        'import sys; before = set(sys.modules)\n'
-        'from kombu_rs import (abstract, clocks, compression, exceptions, log, matcher,\n'
-        '                      resource, serialization)\n'
-        'from kombu_rs import asynchronous, utils\n'
-        'from kombu_rs.utils import json, url, limits, scheduling, text, div, eventio\n'
-        f'print(sorted({heavy!r} & (set(sys.modules) - before)))'
+        "import sys; before = set(sys.modules)\n"
+        "from kombu_rs import (abstract, clocks, compression, exceptions, log, matcher,\n"
+        "                      resource, serialization)\n"
+        "from kombu_rs import asynchronous, utils\n"
+        "from kombu_rs.utils import json, url, limits, scheduling, text, div, eventio\n"
+        f"print(sorted({heavy!r} & (set(sys.modules) - before)))"
     )
-    ran = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True, check=True,
-                         env={'PYTHONPATH': ':'.join(filter(None, sys.path))})
-    assert ran.stdout.strip() == '[]'
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        text=True,
+        capture_output=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+    )
+    assert ran.stdout.strip() == "[]"
 
 
 def test_uuid_is_version_4():
@@ -62,19 +83,19 @@ def test_uuid_is_version_4():
     assert all(str(stdlib_uuid.UUID(each)) == each for each in ids)
     assert {stdlib_uuid.UUID(each).version for each in ids} == {4}
     assert {stdlib_uuid.UUID(each).variant for each in ids} == {stdlib_uuid.RFC_4122}
-    assert uuid(lambda: 'mine') == 'mine'
+    assert uuid(lambda: "mine") == "mine"
 
 
 class Broken:
     def __repr__(self):
-        raise KeyError('no')
+        raise KeyError("no")
 
 
 def test_safe_text():
-    assert safe_str(b'\xff') == '�'
-    assert safe_str(3) == '3'
-    assert bytes_to_str(b'x') == 'x'
-    assert safe_repr(Broken()).startswith('<Unrepresentable')
+    assert safe_str(b"\xff") == "�"
+    assert safe_str(3) == "3"
+    assert bytes_to_str(b"x") == "x"
+    assert safe_repr(Broken()).startswith("<Unrepresentable")
 
 
 def test_cached_property():
@@ -100,7 +121,7 @@ def test_cached_property():
     assert thing.value == 8
     del thing.value
     assert thing.deleted == 8
-    del thing.value             # nothing there: no call
+    del thing.value  # nothing there: no call
     assert thing.value == 2
 
 
@@ -130,7 +151,7 @@ def test_cached_property_is_computed_once_by_many_threads():
     assert thing.calls == 1
 
 
-@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_child_of_a_fork_does_not_wait_for_the_parents_threads():
     computing, done = threading.Event(), threading.Event()
 
@@ -163,7 +184,7 @@ def test_child_of_a_fork_does_not_wait_for_the_parents_threads():
 
 def test_token_bucket(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(limits, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(limits, "monotonic", lambda: now[0])
     bucket = limits.TokenBucket(fill_rate=2, capacity=2)
     assert [bucket.can_consume() for _ in range(3)] == [True, True, False]
     assert bucket.expected_time() == 0.5
@@ -171,8 +192,8 @@ def test_token_bucket(monkeypatch):
     assert bucket.can_consume()
     now[0] += 100
     assert not bucket.can_consume(3)
-    bucket.add('x')
-    assert bucket.pop() == 'x'
+    bucket.add("x")
+    assert bucket.pop() == "x"
 
 
 def test_fair_cycle():
@@ -180,27 +201,29 @@ def test_fair_cycle():
         pass
 
     def take(resource, callback):
-        if resource == 'empty':
+        if resource == "empty":
             raise Nothing(resource)
         return resource
 
-    cycle = FairCycle(take, ['a', 'empty', 'b'], Nothing)
-    assert [cycle.get(None) for _ in range(4)] == ['a', 'b', 'a', 'b']
+    cycle = FairCycle(take, ["a", "empty", "b"], Nothing)
+    assert [cycle.get(None) for _ in range(4)] == ["a", "b", "a", "b"]
     with pytest.raises(Nothing):
-        FairCycle(take, ['empty', 'empty'], Nothing).get(None)
+        FairCycle(take, ["empty", "empty"], Nothing).get(None)
     with pytest.raises(Nothing):
         FairCycle(take, [], Nothing).get(None)
 
 
-@pytest.mark.parametrize(('name', 'order'), [
-    ('round_robin', ['b', 'a', 'c']), ('priority', ['c', 'b', 'a']), ('sorted', ['a', 'b', 'c'])])
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("round_robin", ["b", "a", "c"]), ("priority", ["c", "b", "a"]), ("sorted", ["a", "b", "c"])],
+)
 def test_cycles(name, order):
-    cycle = cycle_by_name(name)(['c', 'b', 'a'])
-    cycle.rotate('c')
-    cycle.rotate('not there')
+    cycle = cycle_by_name(name)(["c", "b", "a"])
+    cycle.rotate("c")
+    cycle.rotate("not there")
     assert cycle.consume(3) == order
-    cycle.update(['z'])
-    assert cycle.consume(3) == ['z']
+    cycle.update(["z"])
+    assert cycle.consume(3) == ["z"]
 
 
 def test_equality_dict():
@@ -212,8 +235,8 @@ def test_equality_dict():
             return HashedSeq(*self.parts)
 
     table = EqualityDict()
-    table[Key(1, 2)] = 'x'
-    assert table[Key(1, 2)] == 'x'
+    table[Key(1, 2)] = "x"
+    assert table[Key(1, 2)] == "x"
     with pytest.raises(KeyError):
         table[Key(3)]
     del table[Key(1, 2)]
@@ -221,57 +244,59 @@ def test_equality_dict():
 
 
 def test_symbol_by_name():
-    assert symbol_by_name('os.path.join') is os.path.join
-    assert symbol_by_name('cwd', {'cwd': 'os:getcwd'}) is os.getcwd
-    assert symbol_by_name(':getcwd', package='os') is os.getcwd
-    assert symbol_by_name('os') is os
-    assert symbol_by_name('no.such:thing', default=1) == 1
+    assert symbol_by_name("os.path.join") is os.path.join
+    assert symbol_by_name("cwd", {"cwd": "os:getcwd"}) is os.getcwd
+    assert symbol_by_name(":getcwd", package="os") is os.getcwd
+    assert symbol_by_name("os") is os
+    assert symbol_by_name("no.such:thing", default=1) == 1
     with pytest.raises(ImportError):
-        symbol_by_name('no.such:thing')
+        symbol_by_name("no.such:thing")
     with pytest.raises(AttributeError):
-        symbol_by_name('os:nothing')
+        symbol_by_name("os:nothing")
 
 
 def test_text():
-    assert fmatch_best('redsi', ['redis', 'memory']) == 'redis'
-    assert fmatch_best('zzz', ['redis']) is None
-    assert version_string_as_tuple('5.7.0rc1') == (5, 7, 0, 'rc1', '')
-    with pytest.raises(ValueError, match='invalid literal'):
-        version_string_as_tuple('x')
+    assert fmatch_best("redsi", ["redis", "memory"]) == "redis"
+    assert fmatch_best("zzz", ["redis"]) is None
+    assert version_string_as_tuple("5.7.0rc1") == (5, 7, 0, "rc1", "")
+    with pytest.raises(ValueError, match="invalid literal"):
+        version_string_as_tuple("x")
 
 
-@pytest.mark.parametrize(('matcher', 'pattern', 'result'), [
-    (None, 'w*@h', True), ('glob', 'x*', False), ('pcre', r'w\d@', True), ('pcre', 'x', False)])
+@pytest.mark.parametrize(
+    ("matcher", "pattern", "result"),
+    [(None, "w*@h", True), ("glob", "x*", False), ("pcre", r"w\d@", True), ("pcre", "x", False)],
+)
 def test_matchers(matcher, pattern, result):
-    assert bool(match('w1@h', pattern, matcher)) is result
+    assert bool(match("w1@h", pattern, matcher)) is result
 
 
 def test_unknown_matcher():
-    with pytest.raises(MatcherNotInstalled, match=r'nope.*glob'):
-        match('x', 'y', 'nope')
+    with pytest.raises(MatcherNotInstalled, match=r"nope.*glob"):
+        match("x", "y", "nope")
 
 
 def test_clock_orders_events():
     a, b = LamportClock(), LamportClock(10)
     assert a.adjust(b.forward()) == 12
-    assert a.sort_heap([(1, 'b'), (1, 'a'), (2, '0')]) == (1, 'a')
+    assert a.sort_heap([(1, "b"), (1, "a"), (2, "0")]) == (1, "a")
     heap = []
-    for each in (timetuple(2, 5.0, 'b', {}), timetuple(2, 9.0, 'a', {}), timetuple(1, 9.0, 'z')):
+    for each in (timetuple(2, 5.0, "b", {}), timetuple(2, 9.0, "a", {}), timetuple(1, 9.0, "z")):
         heapq.heappush(heap, each)
-    assert [heapq.heappop(heap).id for _ in range(3)] == ['z', 'a', 'b']
-    assert timetuple(0, 1.0, 'z') < timetuple(5, 2.0, 'a')      # no clock: by time
-    assert pickle.loads(pickle.dumps(timetuple(1, 2.0, 'i', 'o'))) == (1, 2.0, 'i', 'o')
+    assert [heapq.heappop(heap).id for _ in range(3)] == ["z", "a", "b"]
+    assert timetuple(0, 1.0, "z") < timetuple(5, 2.0, "a")  # no clock: by time
+    assert pickle.loads(pickle.dumps(timetuple(1, 2.0, "i", "o"))) == (1, 2.0, "i", "o")
 
 
-@pytest.mark.filterwarnings('ignore:.*fork:DeprecationWarning')
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_fork_hooks_run_in_every_child_while_their_object_lives():
     class Owner:
         pass
 
     r, w = os.pipe()
     owner, gone = Owner(), Owner()
-    compat.register_after_fork(owner, lambda _: os.write(w, b'x'))
-    compat.register_after_fork(gone, lambda _: os.write(w, b'y'))
+    compat.register_after_fork(owner, lambda _: os.write(w, b"x"))
+    compat.register_after_fork(gone, lambda _: os.write(w, b"y"))
     del gone
     gc.collect()
     pid = os.fork()
@@ -279,51 +304,54 @@ def test_fork_hooks_run_in_every_child_while_their_object_lives():
         os._exit(0)
     os.waitpid(pid, 0)
     os.close(w)
-    assert os.read(r, 10) == b'x'
+    assert os.read(r, 10) == b"x"
     os.close(r)
     del owner
 
 
 def test_log_levels_and_names():
-    assert log.get_loglevel('WARNING') == log.get_loglevel(logging.WARNING) == 30
-    assert list(log.safeify_format('%d%% of %-5r: %s', [3, 'x', Broken()]))[:2] == [3, "'x'"]
-    logger = log.get_logger('kombu.test.names')
-    assert logger.name == 'kombu.test.names'
+    assert log.get_loglevel("WARNING") == log.get_loglevel(logging.WARNING) == 30
+    assert list(log.safeify_format("%d%% of %-5r: %s", [3, "x", Broken()]))[:2] == [3, "'x'"]
+    logger = log.get_logger("kombu.test.names")
+    assert logger.name == "kombu.test.names"
     assert logger.handlers
 
 
 class Entity(MaybeChannelBound):
-    attrs = (('name', str), ('size', int), ('inner', None))
+    attrs = (("name", str), ("size", int), ("inner", None))
     size = 7
 
 
 def test_objects_are_described_by_their_attributes():
-    entity = Entity(name=5, inner=Entity(name='in'))
+    entity = Entity(name=5, inner=Entity(name="in"))
     assert entity.as_dict(recurse=True) == {
-        'name': '5', 'size': 7, 'inner': {'name': 'in', 'size': 7, 'inner': None}}
-    assert pickle.loads(pickle.dumps(entity)).name == '5'
+        "name": "5",
+        "size": 7,
+        "inner": {"name": "in", "size": 7, "inner": None},
+    }
+    assert pickle.loads(pickle.dumps(entity)).name == "5"
     assert issubclass(MaybeChannelBound, Object)
 
 
 def test_unbound_entity_says_so():
-    entity = Entity(name='x')
-    assert repr(entity) == '<unbound Entity>'
-    with pytest.raises(NotBoundError, match='Entity'):
+    entity = Entity(name="x")
+    assert repr(entity) == "<unbound Entity>"
+    with pytest.raises(NotBoundError, match="Entity"):
         entity.channel  # noqa: B018
-    entity._channel = ChannelPromise(lambda: 'opened')
+    entity._channel = ChannelPromise(lambda: "opened")
     entity._is_bound = True
-    assert entity.channel == 'opened'
+    assert entity.channel == "opened"
 
 
-@pytest.mark.parametrize('state', [{'a': 1}, {'a': lambda: 1}])
+@pytest.mark.parametrize("state", [{"a": 1}, {"a": lambda: 1}])
 def test_emergency_dump(state, tmp_path):
     said = io.StringIO()
     path = emergency_dump_state(state, stderr=said)
     try:
         assert path in said.getvalue()
-        with open(path, 'rb') as file:
+        with open(path, "rb") as file:
             content = file.read()
-        assert b'a' in content
-        assert ('Falling back' in said.getvalue()) is callable(state['a'])
+        assert b"a" in content
+        assert ("Falling back" in said.getvalue()) is callable(state["a"])
     finally:
         os.unlink(path)

@@ -385,9 +385,7 @@ class Channel(AbstractChannel, base.StdChannel):
             vhost = self.connection.client.virtual_host or "/"
             raise NotEquivalentError(NOT_EQUIVALENT_FMT.format(exchange, vhost))
 
-    def exchange_delete(
-        self, exchange: str, if_unused: bool = False, nowait: bool = False
-    ) -> None:
+    def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
         """Delete an exchange, and the queues bound to it that are empty."""
         known = self.state.exchanges.get(exchange)
         if known is None:

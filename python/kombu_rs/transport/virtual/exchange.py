@@ -35,9 +35,7 @@ class ExchangeType:
         """
         raise NotImplementedError("subclass responsibility")
 
-    def prepare_bind(
-        self, queue: str, exchange: str, routing_key: str, arguments: Any
-    ) -> Row:
+    def prepare_bind(self, queue: str, exchange: str, routing_key: str, arguments: Any) -> Row:
         """Return the row of the table for a binding."""
         return routing_key, None, queue
 
@@ -102,9 +100,7 @@ class TopicExchange(ExchangeType):
             if queue and queue != deadletter:
                 put(queue, message, **kwargs)
 
-    def prepare_bind(
-        self, queue: str, exchange: str, routing_key: str, arguments: Any
-    ) -> Row:
+    def prepare_bind(self, queue: str, exchange: str, routing_key: str, arguments: Any) -> Row:
         """Return the row of the table for a binding, with its pattern."""
         return routing_key, self.key_to_pattern(routing_key), queue
 

@@ -11,9 +11,7 @@ binding_key_t = namedtuple("binding_key_t", ("queue", "exchange", "routing_key")
 queue_binding_t = namedtuple("queue_binding_t", ("exchange", "routing_key", "arguments"))
 
 #: The answer to a queue's declaration.
-queue_declare_ok_t = namedtuple(
-    "queue_declare_ok_t", ("queue", "message_count", "consumer_count")
-)
+queue_declare_ok_t = namedtuple("queue_declare_ok_t", ("queue", "message_count", "consumer_count"))
 
 
 class BrokerState:
@@ -45,9 +43,7 @@ class BrokerState:
         """Whether there is that binding."""
         return binding_key_t(queue, exchange, routing_key) in self.bindings
 
-    def binding_declare(
-        self, queue: str, exchange: str, routing_key: str, arguments: Any
-    ) -> None:
+    def binding_declare(self, queue: str, exchange: str, routing_key: str, arguments: Any) -> None:
         """Add a binding; one that is there stays as it is."""
         key = binding_key_t(queue, exchange, routing_key)
         self.bindings.setdefault(key, arguments)
