@@ -24,7 +24,7 @@ def python(code, *arguments, run=False, env=None, path=()):
         command = [sys.executable, "-m", "kombu_rs.launcher", "run", *command]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *map(str, path)]),
+        "PYTHONPATH": os.pathsep.join([*map(str, path), str(ROOT)]),
         **(env or {}),
     }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
