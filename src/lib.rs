@@ -4,6 +4,7 @@
 //! `transports` stand on `protocol` and `io` and meet `virt` only through
 //! [`transport::Store`]. See `ARCHITECTURE.md`.
 
+pub mod client;
 pub mod codec;
 pub mod error;
 pub mod io;
