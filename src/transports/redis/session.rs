@@ -38,6 +38,7 @@ impl Session {
     /// # Errors
     /// `Connection`, `Auth`, or `Unsupported` naming what the server lacks.
     pub(super) async fn open(config: &Config, shared: Weak<Shared>) -> Result<Self> {
+        let until = Instant::now() + config.dial.connect_timeout;
         let stream = dial(&config.address, &config.dial).await?;
         let misplaced = Arc::new(AtomicBool::new(false));
         let peer = format!("Redis at {}", config.address);
@@ -49,13 +50,14 @@ impl Session {
             misplaced,
             topics: AtomicU64::new(0),
         };
-        session.greet(config).await?;
+        session.greet(config, until).await?;
         keeper::tend(&session.link)?;
         tracing::debug!("connected to {}, database {}", session.link.peer(), config.db);
         Ok(session)
     }
 
-    async fn greet(&mut self, config: &Config) -> Result<()> {
+    /// Greets the server. A port behind which nobody answers counts as a failure to connect.
+    async fn greet(&mut self, config: &Config, until: Instant) -> Result<()> {
         let mut hello = Command::new("HELLO").arg("3");
         if let Some(password) = &config.password {
             let user = config.username.as_deref().unwrap_or("default");
@@ -72,9 +74,10 @@ impl Session {
             pipeline.push(&Command::new("SCRIPT").args(["LOAD", script.text()]));
         }
         let count = pipeline.len();
+        let patience = self.reply_timeout.min(until.saturating_duration_since(Instant::now()));
         let mut replies = self
             .link
-            .request(&pipeline.into_bytes(), Expect::Count(count), self.reply_timeout)
+            .request(&pipeline.into_bytes(), Expect::Count(count), patience)
             .await?
             .into_iter();
         let peer = self.link.peer().to_owned();
