@@ -1,9 +1,10 @@
 //! What the core costs without an interpreter: `cargo bench --bench core [NAME]`.
 //!
-//! Names: `envelope`, `json`, `url`, `routing`, `resp`, `memory`.
+//! Names: `envelope`, `json`, `url`, `routing`, `resp`, `memory`, `client`.
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use kombu_rs::client;
 use kombu_rs::codec::{envelope, json};
 use kombu_rs::io::task;
 use kombu_rs::model::{Binding, ExchangeKind, Json, Message, Name, Properties, Queue};
@@ -14,6 +15,7 @@ use kombu_rs::transport::{Channel, Connection, ConsumeOptions, Url, schemes};
 use kombu_rs::virt;
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The headers of a task message as Celery sends it.
 const HEADERS: &str = r#"{"lang": "py", "task": "proj.tasks.add", "id": "5c0c0f2e-6d43-4a5c-8f0b-0e9ec1f20a11", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, "retries": 0, "timelimit": [null, null], "root_id": "5c0c0f2e-6d43-4a5c-8f0b-0e9ec1f20a11", "parent_id": null, "argsrepr": "(2, 2)", "kwargsrepr": "{}", "origin": "gen4711@worker.example.org", "ignore_result": false, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {}}"#;
@@ -197,5 +199,30 @@ async fn consume(
     channel.consume(options).await
 }
 
-criterion_group!(benches, envelopes, texts, urls, routes, replies, memory);
+fn clients(c: &mut Criterion) {
+    let open = || {
+        let connection = client::Connection::new("memory://", &schemes::Options::new());
+        Arc::new(connection.expect("memory has nothing to refuse"))
+    };
+    let queue = Queue { name: "bench-client".into(), ..Queue::default() };
+    let producer = client::Producer::new(open(), None);
+    let consumer = client::Consumer::new(open(), vec![queue], false, 100);
+    let message = message(200, "bench-client");
+    let soon = || Instant::now() + Duration::from_secs(30);
+
+    let mut group = c.benchmark_group("client");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("publish, consume and ack", |b| {
+        b.iter(|| {
+            task::run(async {
+                producer.publish(vec![message.clone()], soon()).await?;
+                consumer.next(soon()).await?.ack().await
+            })
+            .expect("there and back");
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, envelopes, texts, urls, routes, replies, memory, clients);
 criterion_main!(benches);
