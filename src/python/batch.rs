@@ -3,8 +3,8 @@
 use super::body;
 use super::channel::{Channel, publisher_tag};
 use super::enter::enter;
+use crate::io::lock::Mutex;
 use crate::model::Message;
-use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;

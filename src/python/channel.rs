@@ -3,9 +3,9 @@
 use super::enter::enter;
 use super::message::Message;
 use super::{batch, body, names, overrides};
+use crate::io::lock::Mutex;
 use crate::model::{self, BodyEncoding, Exchange, ExchangeKind, Name, Queue, QueueOptions};
 use crate::transport::{self, ConsumeOptions, Event};
-use parking_lot::Mutex;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;

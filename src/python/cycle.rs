@@ -1,7 +1,7 @@
 //! `kombu_rs.utils.scheduling.FairCycle`.
 
+use crate::io::lock::Mutex;
 use crate::virt;
-use parking_lot::Mutex;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;

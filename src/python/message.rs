@@ -2,8 +2,8 @@
 
 use super::channel::Channel;
 use super::{body, names};
+use crate::io::lock::Mutex;
 use crate::model;
-use parking_lot::Mutex;
 use pyo3::exceptions::PyBrokenPipeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;

@@ -1,6 +1,6 @@
 //! Which types still have the native methods: the fast paths ask, once per type.
 
-use parking_lot::Mutex;
+use crate::io::lock::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 use std::collections::HashMap;
