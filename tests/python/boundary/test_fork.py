@@ -194,7 +194,7 @@ def stress(script_of: StartScript, url: str, way: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "count"), [("_exit", 220), ("exit", 180), ("multiprocessing", 50), ("billiard", 50)]
+    ("way", "count"), [("_exit", 300), ("exit", 100), ("multiprocessing", 50), ("billiard", 50)]
 )
 def test_500_forks_on_redis(
     redis_server: RedisServer, start_script: StartScript, way: str, count: int

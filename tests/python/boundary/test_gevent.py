@@ -166,3 +166,46 @@ say("done")
     )
     script.expect("done", timeout=60)
     script.finish()
+
+
+def test_a_fork_while_one_drains(broker: str, start_greenlets: StartScript) -> None:
+    """The child has a copy of the greenlet that waits: it never takes a message there, and is told
+    why if it wakes; in the parent it goes on."""
+    script = start_greenlets(
+        """
+got, ended = [], []
+consumer = Consumer(connection, [Queue("greenlets-fork")], no_ack=True,
+                    callbacks=[lambda body, message: got.append(body)])
+consumer.consume()
+
+def drain():
+    try:
+        connection.drain_events(timeout=60)
+    except connection.connection_errors as error:
+        ended.append(str(error))
+
+drainer = gevent.spawn(drain)
+gevent.sleep(0.05)
+for _ in range(5):
+    pid = os.fork()
+    if not pid:
+        queue = Queue("greenlets-child")(connection.channel())
+        queue.declare()
+        Producer(queue.channel).publish("x", routing_key=queue.name)
+        good = queue.get(no_ack=True).payload == "x"
+        gevent.sleep(0)
+        os._exit(0 if good and not got and all("forked" in text for text in ended) else 1)
+    say("child", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    assert not drainer.ready()
+Producer(connection.channel()).publish("end", routing_key="greenlets-fork")
+drainer.join(20)
+assert got == ["end"] and not ended, (got, ended)
+connection.release()
+say("done")
+""",
+        broker,
+    )
+    for _ in range(5):
+        assert script.expect("child") == "0"
+    script.expect("done")
+    script.finish()
