@@ -97,7 +97,9 @@ impl transport::Connection for Connection {
             return Ok(()); // the parent's: not ours to close
         }
         let session = self.cell.get();
-        session.settle().await?;
-        session.shared.store.close().await
+        let settled = session.settle().await;
+        // Also over a lost link: what the store holds here is given up all the same.
+        session.shared.store.close().await?;
+        settled
     }
 }
