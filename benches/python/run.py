@@ -155,8 +155,16 @@ def report(rows: list[Row], runner: Runner, rounds: int, imports: Row) -> str:
         "Written by `make bench`. Rates are messages a second in one thread; CPU is seconds of the"
         " measured process (user and system) per 1,000 messages; ratios say how many times better"
         " ours is. Consuming is with prefetch 100 and one ack a message. The SQLite files are on"
-        " the temporary folder's file system with each implementation's own defaults.",
+        " the temporary folder's file system with each implementation's own defaults: Kombu's"
+        " sync every transaction to disk, ours write ahead and do not (`synchronous` in the"
+        " transport options does).",
     ]
+    if os.getloadavg()[0] > (os.cpu_count() or 1):
+        lines += [
+            "",
+            "The machine was busy with other work during this run: rates are below what it can do,"
+            " CPU and ratios say more.",
+        ]
     for broker in dict.fromkeys(row.broker for row in rows):
         lines += [
             "",
