@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 
 /// A store that was dropped is noticed within this.
 const TICK: Duration = Duration::from_secs(5);
+/// How soon after a consumer appears expired claims are looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Nothing is done more often, however short the timeouts are.
+const SHORTEST: Duration = Duration::from_millis(50);
 /// Bindings of expiring queues live for an hour at least.
 const REBIND_EVERY: Duration = Duration::from_secs(900);
 
@@ -46,8 +50,8 @@ impl Schedule {
 
 async fn maintain(shared: Weak<Shared>) {
     let Some(first) = shared.upgrade() else { return };
-    let third = first.config.visibility_timeout / 3;
-    let restore_every = first.config.restore_interval;
+    let third = (first.config.visibility_timeout / 3).max(SHORTEST);
+    let restore_every = first.config.restore_interval.max(SHORTEST);
     drop(first);
     let mut renewal = Schedule::new(third, third);
     let mut restoring = Schedule::new(restore_every.min(Duration::from_secs(1)), restore_every);
@@ -63,19 +67,23 @@ async fn maintain(shared: Weak<Shared>) {
             tracing::warn!("claims could not be renewed, it is tried again: {error}");
             renewal.next = Instant::now() + renewal.every.min(Duration::from_secs(1));
         }
-        // Without a link there is nobody to restore for.
-        if restoring.is_due()
-            && shared.consuming.load(Ordering::Relaxed)
+        // Without a link, or without a consumer, there is nobody to restore for yet.
+        let consuming = shared.consuming.load(Ordering::Relaxed) && shared.live().is_some();
+        if !consuming {
+            restoring.next = restoring.next.max(Instant::now() + LOOK_AGAIN);
+        }
+        if consuming
+            && restoring.is_due()
             && shared.config.ack_emulation
-            && shared.live().is_some()
             && let Err(error) = shared.restore_expired().await
         {
             tracing::warn!("looking for expired claims failed: {error}");
         }
         let expiring = if refreshing.is_due() { expiring(&shared) } else { Vec::new() };
         if let Some(shortest) = expiring.iter().map(|(_, expires)| *expires).min() {
-            refreshing.next = refreshing.next.min(Instant::now() + shortest / 3);
-            if shared.consuming.load(Ordering::Relaxed) && shared.live().is_some() {
+            let soon = Instant::now() + (shortest / 3).max(SHORTEST);
+            refreshing.next = refreshing.next.min(soon);
+            if consuming {
                 let queues: Vec<Name> = expiring.into_iter().map(|(queue, _)| queue).collect();
                 if let Err(error) = refresh(&shared, &queues, binding.is_due()).await {
                     tracing::debug!("the expiry of queues could not be put off: {error}");
