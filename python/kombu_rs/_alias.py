@@ -48,8 +48,22 @@ class _SharedModule:
         # importlib has just given it the alias's spec; reload() and pickle need its own.
         module.__spec__ = self._own_spec
         _served.add(self.target)
+        _share_hidden_children(self.target, module)
         for needed in _EXPECTED.get(self.target, ()):
             importlib.import_module(needed)
+
+
+def _share_hidden_children(target: str, package: ModuleType) -> None:
+    """Alias the loaded submodules whose name the package uses for something else.
+
+    `kombu.utils.uuid` is a module, and a function in `kombu.utils`. Importing the alias later
+    would make importlib put the module where the function is.
+    """
+    for name in [name for name in sys.modules if name.rpartition(".")[0] == target]:
+        child = sys.modules[name]
+        if getattr(package, name.rpartition(".")[2], child) is not child:
+            sys.modules.setdefault(_ALIAS + name[len(_TARGET) :], child)
+            _served.add(name)
 
 
 # Modules that users of Kombu find imported once they have imported one of its modules:

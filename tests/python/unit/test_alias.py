@@ -281,3 +281,13 @@ def test_register_makes_no_sense_for_ourselves():
             print(exc)
     """)
     assert (status, "kombu is kombu-rs in this process" in out) == (0, True), err
+
+
+def test_a_function_is_not_hidden_by_the_module_of_its_name():
+    code = (
+        "import kombu_rs; kombu_rs.install_as_kombu()\n"
+        "import kombu.utils.uuid\n"
+        "from kombu.utils import uuid\n"
+        "assert callable(uuid), uuid\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
