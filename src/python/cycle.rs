@@ -1,4 +1,4 @@
-//! `kombu_rs.utils.scheduling.FairCycle`.
+//! The native base of `kombu_rs.utils.scheduling.FairCycle`.
 
 use crate::io::lock::Mutex;
 use crate::virt;
@@ -12,7 +12,10 @@ use pyo3::types::PyDict;
 ///     fun (Callable): Called as ``fun(resource, callback, **kwargs)``.
 ///     resources (Sequence): What to ask; may change between calls.
 ///     predicate (type): Exception by which ``fun`` says "nothing here".
-#[pyclass(subclass, dict, weakref, frozen, module = "kombu_rs.utils.scheduling")]
+///
+/// It has no `dict` of its own, the Python class brings one: CPython 3.11 and 3.12 make such a dict
+/// before the fields below are written, and a collection that this sets off would visit them.
+#[pyclass(subclass, frozen, weakref, module = "kombu_rs._native")]
 pub struct FairCycle {
     fun: Py<PyAny>,
     resources: Py<PyAny>,

@@ -37,6 +37,9 @@ pub struct Message {
 }
 
 /// Parts that came from the broker become Python objects when they are first asked for.
+///
+/// Every field that the collector visits is an `Option`: with `dict`, CPython 3.11 and 3.12 allocate
+/// the dict while the object is all zeroes, and a collection may look at it then.
 #[derive(Default)]
 struct Parts {
     raw: Option<Arc<model::Message>>,

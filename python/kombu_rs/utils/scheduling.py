@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .._native import FairCycle
+from .. import _native
 from .imports import symbol_by_name
 
 __all__ = ("FairCycle", "priority_cycle", "round_robin_cycle", "sorted_cycle")
+
+
+class FairCycle(_native.FairCycle):
+    """Ask resources in turn, so that a busy one cannot starve the others.
+
+    Arguments:
+        fun (Callable): called as ``fun(resource, callback, **kwargs)``.
+        resources (Sequence): what to ask; may change between calls.
+        predicate (type): exception by which ``fun`` says "nothing here"; default: ``Exception``.
+    """
 
 
 class round_robin_cycle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import sys
 import weakref
 from typing import Any
@@ -135,6 +136,46 @@ def test_messages_go_without_the_collector(broker: str) -> None:
             assert reference() is None
         finally:
             gc.enable()
+
+
+COLLECTED_WHILE_MADE = """
+import gc
+from kombu_rs import Connection, Message, Producer, Queue
+from kombu_rs.utils.scheduling import FairCycle
+
+class Own(Message):
+    pass
+
+with Connection("memory://") as connection:
+    channel = connection.channel()
+    queue = Queue("young")(channel)
+    queue.declare()
+    makers = [
+        lambda: FairCycle(print, makers),
+        lambda: Own("x"),
+        lambda: Message("x"),
+        lambda: connection.channel(),
+        lambda: connection.Consumer(queue, auto_declare=False),
+        lambda: connection.Producer().publish("x", routing_key="young"),
+        lambda: queue.get(no_ack=True),
+    ]
+    for make in makers:
+        # All are kept: CPython takes no memory anew while it has freed dicts at hand.
+        kept = []
+        for threshold in (1, 2, 3, 5):
+            gc.set_threshold(threshold)
+            kept += [make() for _ in range(200)]
+            gc.set_threshold(0)
+print("made")
+"""
+
+
+def test_collections_while_objects_are_made() -> None:
+    """CPython may collect between the allocation of an object and the writing of its fields."""
+    made = subprocess.run(
+        [sys.executable, "-c", COLLECTED_WHILE_MADE], capture_output=True, text=True, timeout=120
+    )
+    assert (made.returncode, made.stdout) == (0, "made\n"), made.stderr
 
 
 def test_use_after_the_end_is_an_error(broker: str) -> None:
