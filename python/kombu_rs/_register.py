@@ -8,9 +8,11 @@ __all__ = ("register",)
 def register(name: str = "kombu-rs") -> None:
     """Teach an installed Kombu the URL prefix ``kombu-rs+``, as in ``kombu-rs+redis://host/0``.
 
-    Celery's ``broker_url`` takes it too. Call it before the first connection is made; calling it
-    again does nothing. Without this call, ``transport="kombu_rs.transport:Transport"`` (in Celery:
-    ``broker_transport``) beside the plain URL does the same.
+    Celery's ``broker_url`` takes it too. Kombu makes this call itself when it imports
+    :mod:`kombu.serialization`, which Celery does at its start and Kombu's producers and consumers
+    do; who makes a bare ``Connection`` calls it before. Calling it again does nothing.
+    ``transport="kombu_rs.transport:Transport"`` (in Celery: ``broker_transport``) beside the plain
+    URL does the same without any call.
 
     Arguments:
         name: another prefix; no dots and colons, which Kombu takes for a Python path.

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ("pickle", "loads", "dumps", "register", "unregister")
 
+# There for an installed Kombu, not for us.
+_OWN_ENTRY_POINT = "kombu_rs._entry_point"
+
 #: Content encodings by which the data stays bytes.
 SKIP_DECODE = frozenset(["binary", "ascii-8bit"])
 #: Content types that are always read: nothing is run for them.
@@ -132,7 +135,8 @@ class SerializerRegistry:
         """
         self._entry_points_pending = False
         for entry_point, args in entrypoints("kombu.serializers"):
-            self.register(entry_point.name, *args)
+            if entry_point.module != _OWN_ENTRY_POINT:
+                self.register(entry_point.name, *args)
 
     def _content_type(self, name: str) -> str:
         if "/" in name:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, Task, shared_task
+from celery import Celery, Task, current_app, shared_task
 
 SETTINGS = "TEST_CELERY_SETTINGS"
 
@@ -89,6 +89,7 @@ def whoami() -> dict[str, Any]:
         "pid": os.getpid(),
         "parent": os.getppid(),
         "name": kombu.__name__,
+        "transport": type(current_app.connection().transport).__module__,
         "file": str(Path(kombu.__file__ or "").resolve().parent),
         "modules": sorted(
             name

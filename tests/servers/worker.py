@@ -26,9 +26,11 @@ def stock_python() -> Path:
 
 
 class CeleryWorker(Process):
-    """`celery worker` through `kombu-rs run`, or on stock Kombu with `stock`.
+    """`celery worker` through `kombu-rs run`.
 
-    `settings` are Celery's; `pool`, `concurrency` and further `arguments` go on the command line.
+    With `stock` on stock Kombu alone; with `as_transport` on stock Kombu with kombu-rs installed
+    beside it, whose transport the broker URL may name. `settings` are Celery's; `pool`,
+    `concurrency` and further `arguments` go on the command line.
     """
 
     def __init__(
@@ -41,10 +43,11 @@ class CeleryWorker(Process):
         arguments: Sequence[str] = (),
         name: str = "worker",
         stock: bool = False,
+        as_transport: bool = False,
     ) -> None:
         self.name = f"{name}@test"
         bin_folder = stock_python().parent if stock else Path(sys.executable).parent
-        launcher = [] if stock else [bin_folder / "kombu-rs", "run"]
+        launcher = [] if stock or as_transport else [bin_folder / "kombu-rs", "run"]
         super().__init__(
             [
                 *launcher,

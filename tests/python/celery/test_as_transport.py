@@ -1,0 +1,55 @@
+"""Stock Celery on stock Kombu: the broker URL alone chooses our transport."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from celery import chain
+
+from servers.redis import RedisServer
+
+from .conftest import Stage, settings_for
+
+COMBINATIONS = [("redis", "solo"), ("redis", "prefork"), ("sqlite", "prefork")]
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+def stage(
+    request: pytest.FixtureRequest,
+    module_redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stage]:
+    """A worker on stock Kombu, and an application in this process on ours."""
+    broker, pool = request.param
+    folder = tmp_path_factory.mktemp(f"transport-{broker}-{pool}")
+    module_redis.command("FLUSHALL")
+    url = module_redis.url() if broker == "redis" else f"sqla+sqlite:///{folder / 'broker.sqlite'}"
+    settings = settings_for(url, folder)
+    with ExitStack() as stack:
+        made = Stage(settings, folder, stack)
+        named = settings | {"broker_url": f"kombu-rs+{url}"}
+        made.worker(pool=pool, settings=named, as_transport=True)
+        yield made
+
+
+def test_kombu_is_stock_and_the_transport_is_ours(stage: Stage) -> None:
+    facts = stage.send("whoami").get(timeout=30)
+    assert facts["name"] == "kombu"
+    assert facts["transport"] == "kombu_rs.transport.native"
+
+
+def test_tasks_retries_and_chains(stage: Stage) -> None:
+    results = [stage.send("add", n, n) for n in range(100)]
+    assert [result.get(timeout=30) for result in results] == [2 * n for n in range(100)]
+    assert stage.send("flaky", 2).get(timeout=30) == 2
+    worked = chain(stage.signature("add", 1, 2), stage.signature("add", 3)).apply_async()
+    assert worked.get(timeout=30) == 6
+
+
+def test_remote_control(stage: Stage) -> None:
+    if stage.settings["broker_url"].startswith("sqla"):
+        pytest.skip("SQL tables have no fanout")
+    answers = stage.app.control.inspect(timeout=5, limit=1).ping()
+    assert answers == {"worker@test": {"ok": "pong"}}
