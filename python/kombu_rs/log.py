@@ -7,10 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-
-# At once, although few log to a file: `celery.contrib.testing` uses `logging.handlers` and counts
-# on Kombu having imported it.
-from logging.handlers import WatchedFileHandler
 from typing import Any
 
 from .utils.encoding import safe_repr, safe_str
@@ -27,6 +23,16 @@ LOG_LEVELS.update({level: logging.getLevelName(level) for level in set(LOG_LEVEL
 
 #: Set by the environment variable of that name: errors are logged without their traceback.
 DISABLE_TRACEBACKS = os.environ.get("DISABLE_TRACEBACKS")
+
+
+def __getattr__(name: str) -> Any:
+    # A name of this module, as in Kombu; but few log to a file, and its import costs as much as
+    # half of all the others.
+    if name == "WatchedFileHandler":
+        from logging.handlers import WatchedFileHandler
+
+        return WatchedFileHandler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def get_logger(logger: str | logging.Logger) -> logging.Logger:
@@ -167,7 +173,7 @@ def setup_logging(loglevel: Any = None, logfile: Any = None) -> logging.Logger:
     if hasattr(target, "write"):
         handler: logging.Handler = logging.StreamHandler(target)
     else:
-        handler = WatchedFileHandler(target)
+        handler = sys.modules[__name__].WatchedFileHandler(target)
     logger.addHandler(handler)
     logger.setLevel(get_loglevel(loglevel if loglevel is not None else logging.ERROR))
     return logger
