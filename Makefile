@@ -12,6 +12,7 @@ TASKS ?= 2000
 VENV := .venv
 DEMO_VENV := .venv-demo
 STOCK_VENV := .venv-stock
+PEERS_VENVS := .venv-peers-kombu .venv-peers-celery
 BUILD := build
 
 RUST_SOURCES := $(shell find src -name __pycache__ -prune -o \( -type d -o -name '*.rs' \) -print) Cargo.toml Cargo.lock
@@ -57,6 +58,9 @@ $(DEMO_VENV)/.redis: requirements/redis.txt $(DEMO_VENV)/.ready
 $(STOCK_VENV)/.ready: requirements/stock.txt | prerequisites
 	$(call make_venv,$(STOCK_VENV),$<)
 
+$(PEERS_VENVS:%=%/.ready): .venv-peers-%/.ready: requirements/peers-%.txt | prerequisites
+	$(call make_venv,.venv-peers-$*,$<)
+
 # --- the wheel ---------------------------------------------------------------------------------------
 
 # $(1): the environment, $(2): the cargo profile
@@ -74,6 +78,10 @@ $(VENV)/.wheel: $(VENV)/.ready $(WHEEL_SOURCES)
 $(DEMO_VENV)/.wheel: $(DEMO_VENV)/.ready $(WHEEL_SOURCES)
 	@echo "building the wheel (profile release; some minutes the first time)"
 	$(call install_wheel,$(DEMO_VENV),release)
+
+$(PEERS_VENVS:%=%/.wheel): %/.wheel: %/.ready $(VENV)/.wheel
+	$*/bin/python -m pip install --quiet --no-index --no-deps --force-reinstall $(BUILD)/wheels/testing/*.whl
+	touch $@
 
 .PHONY: build build-release
 build: $(VENV)/.wheel ## Build and install the wheel that the tests run on (.venv)
@@ -99,6 +107,18 @@ test-rust: $(VENV)/.ready ## Run the Rust tests
 PYTEST_ARGS ?=
 test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Run the Python tests; PYTEST_ARGS is passed on
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# --- suites of others -----------------------------------------------------------------------------------
+
+PEERS := kombu-unit kombu-redis celery-unit
+PEERS_CACHE ?= .cache/peers
+PEERS_ARGS ?=
+.PHONY: peers $(PEERS)
+peers: $(PEERS) ## Run Kombu's and Celery's own tests on kombu-rs; PEERS_ARGS is passed on
+
+$(PEERS): $(PEERS_VENVS:%=%/.wheel)
+	PYTHONPATH=tests $(VENV)/bin/python -m peers.run $@ --cache $(PEERS_CACHE) \
+	  --python $(CURDIR)/.venv-peers-$(firstword $(subst -, ,$@))/bin/python $(PEERS_ARGS)
 
 # --- checks ------------------------------------------------------------------------------------------
 
@@ -133,4 +153,4 @@ format: $(VENV)/.ready ## Format Rust and Python sources
 	$(VENV)/bin/ruff format python tests examples benches
 
 clean: ## Remove the environments and wheels, keep cargo's target folder
-	rm -rf $(VENV) $(DEMO_VENV) $(STOCK_VENV) $(BUILD)
+	rm -rf $(VENV) $(DEMO_VENV) $(STOCK_VENV) $(PEERS_VENVS) $(BUILD)
