@@ -9,6 +9,9 @@ from typing import Any
 
 __all__ = ("LamportClock", "timetuple")
 
+#: The ``repr`` of a :class:`timetuple`.
+R_CLOCK = "_lamport(clock={0}, timestamp={1}, id={2} {3!r})"
+
 
 class timetuple(tuple):
     """``(clock, timestamp, id, obj)``, ordered by when the event happened.
@@ -35,9 +38,7 @@ class timetuple(tuple):
         return tuple.__new__(cls, (clock, timestamp, id, obj))
 
     def __repr__(self) -> str:
-        return (
-            f"_lamport(clock={self.clock}, timestamp={self.timestamp}, id={self.id} {self.obj!r})"
-        )
+        return R_CLOCK.format(*self)
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return tuple(self)

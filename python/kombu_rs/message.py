@@ -11,6 +11,9 @@ from .utils.functional import dictfilter
 
 __all__ = ("Message",)
 
+#: States of a message that is settled: nothing more can be said about it.
+ACK_STATES = {"ACK", "REJECTED", "REQUEUED"}
+
 # Looked up here by the native class, so that they can be replaced as in Kombu.
 _ = (decompress, loads)
 

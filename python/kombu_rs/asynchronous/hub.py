@@ -73,8 +73,8 @@ class Hub:
     #: Event bits.
     READ, WRITE, ERR = READ, WRITE, ERR
 
-    #: Callbacks for when the hub is closed or reset, called with it.
-    on_close: set[Callable[[Hub], Any]]
+    #: Callbacks for when the hub is closed or reset, called with it; a set of each hub's own.
+    on_close: set[Callable[[Hub], Any]] = None  # type: ignore[assignment]
 
     def __init__(self, timer: Any = None) -> None:
         self.timer = timer if timer is not None else Timer()

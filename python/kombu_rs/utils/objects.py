@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
 from collections.abc import Callable
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar, overload
 
 __all__ = ("cached_property",)
 
 _MISSING: Any = object()
 
-_properties: weakref.WeakSet[cached_property] = weakref.WeakSet()
+_T = TypeVar("_T")
+_Self = TypeVar("_Self", bound="cached_property[Any]")
+
+_properties: weakref.WeakSet[cached_property[Any]] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
@@ -26,14 +30,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
-class cached_property:
+class cached_property(functools.cached_property[_T]):
     """A property that is computed at most once per instance.
 
     The value lives in the instance's ``__dict__`` under the property's name.
     Deleting it makes the next access compute it again.
 
-    A setter may change what is stored (it returns the value), and a deleter is
-    called with the value that was stored; it is not called if there was none.
+    Arguments:
+        fget: computes the value.
+        fset: called with a value that is set; what it returns is stored instead.
+        fdel: called with the stored value when it is deleted; not when there is none.
 
     Example:
         >>> class Thing:
@@ -53,25 +59,28 @@ class cached_property:
 
     def __init__(
         self,
-        fget: Callable[[Any], Any] | None = None,
-        fset: Callable[[Any, Any], Any] | None = None,
-        fdel: Callable[[Any, Any], Any] | None = None,
+        fget: Callable[[Any], _T] | None = None,
+        fset: Callable[[Any, Any], _T] | None = None,
+        fdel: Callable[[Any, _T], Any] | None = None,
     ) -> None:
+        super().__init__(fget)  # type: ignore[arg-type]
         self.fget = fget
-        #: The same, under the name that `functools.cached_property` gives it.
-        self.func: Any = fget
         self.fset = fset
         self.fdel = fdel
-        self.attrname = getattr(fget, "__name__", None)
-        self.__doc__ = getattr(fget, "__doc__", None)
         self.__module__ = getattr(fget, "__module__", __name__)
+        self.attrname: Any = getattr(fget, "__name__", None)
+        # One of our own: Python 3.12's has none.
         self.lock = RLock()
         _properties.add(self)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.attrname = name
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+    @overload
+    def __get__(self: _Self, instance: None, owner: type[Any] | None = None) -> _Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> _T: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
         if instance is None:
             return self
         cache = instance.__dict__
@@ -85,7 +94,7 @@ class cached_property:
                 value = cache[self.attrname] = self.func(instance)
             return value
 
-    def __set__(self, instance: Any, value: Any) -> Any:
+    def __set__(self, instance: Any, value: _T) -> Any:
         if instance is None:
             return self
         with self.lock:
@@ -101,10 +110,10 @@ class cached_property:
             if self.fdel is not None and value is not _MISSING:
                 self.fdel(instance, value)
 
-    def setter(self, fset: Callable[[Any, Any], Any]) -> cached_property:
+    def setter(self: _Self, fset: Callable[[Any, Any], Any]) -> _Self:
         """Return the same property with another setter."""
         return type(self)(self.fget, fset, self.fdel)
 
-    def deleter(self, fdel: Callable[[Any, Any], Any]) -> cached_property:
+    def deleter(self: _Self, fdel: Callable[[Any, Any], Any]) -> _Self:
         """Return the same property with another deleter."""
         return type(self)(self.fget, self.fset, fdel)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import _native
@@ -19,6 +19,15 @@ class FairCycle(_native.FairCycle):
         resources (Sequence): what to ask; may change between calls.
         predicate (type): exception by which ``fun`` says "nothing here"; default: ``Exception``.
     """
+
+    # Here for its signature: a native one cannot show a class as a default.
+    def __new__(
+        cls,
+        fun: Callable[..., Any],
+        resources: Any,
+        predicate: type[BaseException] = Exception,
+    ) -> FairCycle:
+        return super().__new__(cls, fun, resources, predicate)  # type: ignore[return-value]
 
 
 class round_robin_cycle:

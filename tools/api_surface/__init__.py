@@ -1,0 +1,1 @@
+"""Compares the public names of an installed Kombu with those of kombu_rs."""
