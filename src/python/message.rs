@@ -194,7 +194,13 @@ impl Message {
 #[pymethods]
 impl Message {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(
+        signature = (*_args, **_kwargs),
+        // What `inspect` shows of the class; that of `__init__` it does not see.
+        text_signature = "(body=None, delivery_tag=None, content_type=None, content_encoding=None, \
+            delivery_info=None, properties=None, headers=None, postencode=None, accept=None, \
+            channel=None, **kwargs)"
+    )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self { parts: Mutex::default() }
     }
