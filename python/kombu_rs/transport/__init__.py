@@ -15,6 +15,7 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "memory": f"{__name__}.memory:Transport",
     "redis": f"{__name__}.redis:Transport",
     "rediss": f"{__name__}.redis:Transport",
+    "mongodb": f"{__name__}.mongodb:Transport",
     "sqla": f"{__name__}.sqlalchemy:Transport",
     "sqlalchemy": f"{__name__}.sqlalchemy:Transport",
     # Kombu's names that have no transport here yet. They are names all the same: their URLs
@@ -27,7 +28,6 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "kafka": f"{__name__}.pending:Kafka",
     "SQS": f"{__name__}.pending:SQS",
     "sqs": f"{__name__}.pending:SQS",
-    "mongodb": f"{__name__}.pending:MongoDB",
     "zookeeper": f"{__name__}.pending:Zookeeper",
     "SLMQ": f"{__name__}.pending:SLMQ",
     "slmq": f"{__name__}.pending:SLMQ",

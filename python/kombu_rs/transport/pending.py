@@ -106,15 +106,6 @@ class SQS(Pending):
     defaults: ClassVar[dict[str, Any]] = {"port": None}
 
 
-class MongoDB(Pending):
-    """MongoDB; its client reads the URL itself."""
-
-    driver_type = "mongodb"
-    can_parse_url = True
-    default_port = 27017
-    defaults: ClassVar[dict[str, Any]] = {"port": 27017, "hostname": "localhost"}
-
-
 class Zookeeper(Local):
     """ZooKeeper."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections import defaultdict, deque
 from queue import Empty
 from types import SimpleNamespace
@@ -80,3 +82,25 @@ def connection(request, broker, tmp_path):
         with Connection(url) as connection:
             for queue in ("jobs", "q", "other", "quick", "answers", "b", "own", "r"):
                 connection.default_channel.queue_delete(queue)
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a module anew, with doubles of the libraries that it needs.
+
+    ``load("kombu_rs.transport.mongodb", {"pymongo": double})``; None stands for a library that is
+    not installed. The module is a copy of its own, gone when the test ends.
+    """
+
+    def load(name, doubles):
+        monkeypatch.setattr("kombu_rs.transport._transport_cache", {})
+        for library, double in doubles.items():
+            monkeypatch.setitem(sys.modules, library, double)
+        package, _, attribute = name.rpartition(".")
+        monkeypatch.setattr(importlib.import_module(package), attribute, None, raising=False)
+        # Set first, so that what was there comes back.
+        monkeypatch.setitem(sys.modules, name, None)
+        del sys.modules[name]
+        return importlib.import_module(name)
+
+    return load
