@@ -387,10 +387,12 @@ class Channel(AbstractChannel, base.StdChannel):
 
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
         """Delete an exchange, and the queues bound to it that are empty."""
-        known = self.state.exchanges.get(exchange)
-        if known is None:
-            return
-        for _, _, queue in list(known.get("table", ())):
+        # Not from the state: the broker may know exchanges that were declared elsewhere.
+        try:
+            table = list(self.get_table(exchange))
+        except KeyError:
+            table = []
+        for _, _, queue in table:
             self.queue_delete(queue, if_unused=True, if_empty=True)
         self.state.exchanges.pop(exchange, None)
 
@@ -421,7 +423,11 @@ class Channel(AbstractChannel, base.StdChannel):
         return list(self.state.exchanges)
 
     def get_table(self, exchange: str) -> list[Any]:
-        """The bindings of an exchange, as its type prepared them."""
+        """The bindings of an exchange, as its type prepared them.
+
+        Raises:
+            KeyError: there is no such exchange.
+        """
         return self.state.exchanges[exchange]["table"]
 
     def typeof(self, exchange: str, default: str = "direct") -> Any:
@@ -579,10 +585,12 @@ class Channel(AbstractChannel, base.StdChannel):
         if not exchange:
             return [routing_key or default]
         found: Any = []
-        if exchange in self.state.exchanges:
-            found = self.typeof(exchange).lookup(
-                self.get_table(exchange), exchange, routing_key, default
-            )
+        try:
+            table = self.get_table(exchange)
+        except KeyError:
+            pass  # declared nowhere
+        else:
+            found = self.typeof(exchange).lookup(table, exchange, routing_key, default)
         if not found and default is not None:
             warnings.warn(
                 UndeliverableWarning(
