@@ -12,7 +12,9 @@ __all__ = ("TRANSPORT_ALIASES", "get_transport_cls", "resolve_transport", "suppo
 #: Transports that work, by URL scheme. A value is ``"module:Class"`` or a function that returns
 #: one. Programs may add their own.
 TRANSPORT_ALIASES: dict[str, Any] = {
+    "filesystem": f"{__name__}.filesystem:Transport",
     "memory": f"{__name__}.memory:Transport",
+    "pyro": f"{__name__}.pyro:Transport",
     "redis": f"{__name__}.redis:Transport",
     "rediss": f"{__name__}.redis:Transport",
     "mongodb": f"{__name__}.mongodb:Transport",
@@ -31,14 +33,12 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "zookeeper": f"{__name__}.pending:Zookeeper",
     "SLMQ": f"{__name__}.pending:SLMQ",
     "slmq": f"{__name__}.pending:SLMQ",
-    "filesystem": f"{__name__}.pending:Filesystem",
     "qpid": f"{__name__}.pending:Qpid",
     "sentinel": f"{__name__}.pending:Sentinel",
     "consul": f"{__name__}.pending:Consul",
     "etcd": f"{__name__}.pending:Etcd",
     "azurestoragequeues": f"{__name__}.pending:AzureStorageQueues",
     "azureservicebus": f"{__name__}.pending:AzureServiceBus",
-    "pyro": f"{__name__}.pending:Pyro",
     "gcpubsub": f"{__name__}.pending:GCPubSub",
     "pgmq": f"{__name__}.pending:PGMQ",
 }

@@ -120,12 +120,6 @@ class SLMQ(Local):
     driver_type = "slmq"
 
 
-class Filesystem(Local):
-    """Files in a directory."""
-
-    driver_type = "filesystem"
-
-
 class Qpid(Pending):
     """Apache Qpid, AMQP 0-10."""
 
@@ -169,14 +163,6 @@ class AzureServiceBus(Pending):
 
     driver_type = "azureservicebus"
     can_parse_url = True
-
-
-class Pyro(Local):
-    """Pyro4."""
-
-    driver_type = "pyro"
-    default_port = 9090
-    defaults: ClassVar[dict[str, Any]] = {"port": 9090, "hostname": "localhost"}
 
 
 class GCPubSub(Pending):

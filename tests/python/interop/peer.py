@@ -128,6 +128,19 @@ class Peer:
                 self._restore_now()
         return got
 
+    def take_all(self, spec: dict[str, Any], idle: float) -> list[Any]:
+        """Takes messages until none has come for `idle` seconds; returns their bodies."""
+        got: list[Any] = []
+        consumer = self.kombu.Consumer(
+            self.connection.default_channel,
+            [self.queue(spec)],
+            on_message=lambda message: (got.append(repr(message.decode())), message.ack()),
+        )
+        with consumer, contextlib.suppress(TimeoutError):
+            while True:
+                self.connection.drain_events(timeout=idle)
+        return got
+
     def _restore_now(self) -> None:
         """Stock Kombu looks for expired claims every tenth time it is called: call it often."""
         qos = self.connection.default_channel.qos

@@ -105,7 +105,7 @@ def test_unknown_failover_strategy():
         Connection("amqp://a;amqp://b", failover_strategy="random")
 
 
-@pytest.mark.parametrize("name", ["amqp", "amqps", "sqs", "filesystem", "mongodb", "pgmq"])
+@pytest.mark.parametrize("name", ["amqp", "amqps", "sqs", "mongodb", "pgmq"])
 def test_transports_that_kombu_has_and_we_do_not(name):
     connection = Connection(f"{name}://u:secret@h/v")
     assert "secret" not in f"{connection!r}{connection.as_uri()}"
