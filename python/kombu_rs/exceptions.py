@@ -374,6 +374,26 @@ def _adopt_amqp() -> None:
         ours.__bases__ = (*parents, getattr(amqp, ours.__name__))
 
 
+def from_amqp(error: BaseException) -> BaseException:
+    """Return an error that py-amqp has raised as ours; any other error as it is.
+
+    Subclasses that a program derives from py-amqp's classes stay what they are.
+    """
+    if type(error).__module__ != "amqp.exceptions":
+        return error
+    names = {cls.__name__: cls for cls in _AMQP_CLASSES}
+    for theirs in type(error).__mro__:
+        ours = names.get(theirs.__name__)
+        if ours is not None:
+            return ours(
+                error.reply_text,  # type: ignore[attr-defined]
+                error.method_sig,  # type: ignore[attr-defined]
+                error.method_name,  # type: ignore[attr-defined]
+                error.reply_code,  # type: ignore[attr-defined]
+            )
+    return error
+
+
 def with_amqp(errors: tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:
     """Return ``errors`` and, if the program has imported py-amqp, its classes for ours among them.
 

@@ -12,6 +12,12 @@ __all__ = ("TRANSPORT_ALIASES", "get_transport_cls", "resolve_transport", "suppo
 #: Transports that work, by URL scheme. A value is ``"module:Class"`` or a function that returns
 #: one. Programs may add their own.
 TRANSPORT_ALIASES: dict[str, Any] = {
+    "amqp": f"{__name__}.pyamqp:Transport",
+    "amqps": f"{__name__}.pyamqp:SSLTransport",
+    "pyamqp": f"{__name__}.pyamqp:Transport",
+    "librabbitmq": f"{__name__}.librabbitmq:Transport",
+    "azureservicebus": f"{__name__}.azureservicebus:Transport",
+    "azurestoragequeues": f"{__name__}.azurestoragequeues:Transport",
     "filesystem": f"{__name__}.filesystem:Transport",
     "memory": f"{__name__}.memory:Transport",
     "pyro": f"{__name__}.pyro:Transport",
@@ -22,26 +28,24 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "sqlalchemy": f"{__name__}.sqlalchemy:Transport",
     # Kombu's names that have no transport here yet. They are names all the same: their URLs
     # are parsed and shown, and connecting says what is there instead.
-    "amqp": f"{__name__}.pending:AMQP",
-    "amqps": f"{__name__}.pending:AMQPS",
-    "pyamqp": f"{__name__}.pending:AMQP",
-    "librabbitmq": f"{__name__}.pending:AMQP",
     "confluentkafka": f"{__name__}.pending:Kafka",
     "kafka": f"{__name__}.pending:Kafka",
     "SQS": f"{__name__}.pending:SQS",
     "sqs": f"{__name__}.pending:SQS",
     "zookeeper": f"{__name__}.pending:Zookeeper",
-    "SLMQ": f"{__name__}.pending:SLMQ",
-    "slmq": f"{__name__}.pending:SLMQ",
-    "qpid": f"{__name__}.pending:Qpid",
     "sentinel": f"{__name__}.pending:Sentinel",
     "consul": f"{__name__}.pending:Consul",
     "etcd": f"{__name__}.pending:Etcd",
-    "azurestoragequeues": f"{__name__}.pending:AzureStorageQueues",
-    "azureservicebus": f"{__name__}.pending:AzureServiceBus",
     "gcpubsub": f"{__name__}.pending:GCPubSub",
     "pgmq": f"{__name__}.pending:PGMQ",
+    # And those that nobody can connect to any more.
+    "qpid": f"{__name__}.qpid:Transport",
+    "SLMQ": f"{__name__}.SLMQ:Transport",
+    "slmq": f"{__name__}.SLMQ:Transport",
 }
+
+# Modules whose transports cannot connect.
+_UNAVAILABLE = tuple(f"{__name__}.{module}:" for module in ("pending", "qpid", "SLMQ"))
 
 _transport_cache: dict[Any, Any] = {}
 
@@ -57,16 +61,15 @@ def __getattr__(name: str) -> Any:
 
 def _available() -> list[str]:
     """The names that lead to a transport that works."""
-    pending = f"{__name__}.pending:"
     return sorted(
         name
         for name, target in TRANSPORT_ALIASES.items()
-        if not (isinstance(target, str) and target.startswith(pending))
+        if not (isinstance(target, str) and target.startswith(_UNAVAILABLE))
     )
 
 
 def supports_librabbitmq() -> bool | None:
-    """Whether ``amqp://`` should use the C library librabbitmq: never, ours is native itself."""
+    """Whether ``amqp://`` should use the C client librabbitmq: never, it lacks too much."""
     if _detect_environment() != "default":
         return None
     return False

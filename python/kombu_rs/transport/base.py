@@ -5,13 +5,19 @@ from __future__ import annotations
 import errno
 import socket
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import ChannelError, ConnectionError, RecoverableConnectionError
 from ..message import Message
 from ..utils.functional import dictfilter
 from ..utils.objects import cached_property
+from ..utils.text import version_string_as_tuple
 from ..utils.time import maybe_s_to_ms
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .. import messaging
 
 __all__ = ("Message", "StdChannel", "Management", "Transport")
 
@@ -25,7 +31,7 @@ RABBITMQ_QUEUE_ARGUMENTS: dict[str, Any] = {
 }
 
 
-def to_rabbitmq_queue_arguments(arguments: dict | None, **options: Any) -> dict:
+def to_rabbitmq_queue_arguments(arguments: dict[str, Any] | None, **options: Any) -> dict[str, Any]:
     """Return queue arguments as RabbitMQ knows them.
 
     Arguments:
@@ -51,6 +57,23 @@ def _to_rabbitmq_queue_argument(key: str, value: Any) -> tuple[str, Any]:
         raise ValueError(f"queue option {key} must be a number, got {value!r}") from None
 
 
+def rabbitmq_qos_matches_spec(server_properties: dict[str, Any]) -> bool:
+    """Return whether the broker's ``apply_global`` of QoS means what AMQP 0-9-1 says.
+
+    RabbitMQ 3.3 to 3.13 give it a meaning of their own.
+
+    Arguments:
+        server_properties: what the broker told about itself when the connection was made.
+    """
+    if server_properties.get("product") != "RabbitMQ":
+        return True
+    try:
+        version = version_string_as_tuple(server_properties.get("version") or "0")[:2]
+    except (TypeError, ValueError):
+        return True
+    return not (3, 3) <= version < (4, 0)
+
+
 def _LeftBlank(obj: Any, method: str) -> NotImplementedError:
     """The error of a method that a transport must have and has not."""
     cls = type(obj)
@@ -63,19 +86,21 @@ class StdChannel:
     """Base of all channels."""
 
     #: Tags of consumers whose deliveries need no acknowledgement.
-    no_ack_consumers: set | None = None
+    no_ack_consumers: set[Any] | None = None
 
-    def Consumer(self, *args: Any, **kwargs: Any) -> Any:
+    def Consumer(self, *args: Any, **kwargs: Any) -> messaging.Consumer:
         """A :class:`~kombu_rs.Consumer` on this channel."""
         from ..messaging import Consumer
 
-        return Consumer(self, *args, **kwargs)
+        channel: Any = self
+        return Consumer(channel, *args, **kwargs)
 
-    def Producer(self, *args: Any, **kwargs: Any) -> Any:
+    def Producer(self, *args: Any, **kwargs: Any) -> messaging.Producer:
         """A :class:`~kombu_rs.Producer` on this channel."""
         from ..messaging import Producer
 
-        return Producer(self, *args, **kwargs)
+        channel: Any = self
+        return Producer(channel, *args, **kwargs)
 
     def get_bindings(self) -> Any:
         """All bindings of the broker."""
@@ -84,11 +109,11 @@ class StdChannel:
     def after_reply_message_received(self, queue: str) -> None:
         """Called when the replies in ``queue`` were collected: it may be given up."""
 
-    def prepare_queue_arguments(self, arguments: dict, **kwargs: Any) -> dict:
+    def prepare_queue_arguments(self, arguments: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Return the arguments to declare a queue with; options that it cannot do are dropped."""
         return arguments
 
-    def __enter__(self) -> StdChannel:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -115,7 +140,7 @@ class Management:
         raise _LeftBlank(self, "get_bindings")
 
 
-class Implements(dict):
+class Implements(dict[str, Any]):
     """What a transport can do: a dictionary whose items are attributes too."""
 
     def __getattr__(self, key: str) -> Any:
@@ -169,6 +194,15 @@ class Transport:
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         self.client = client
+
+    @classmethod
+    def class_for(cls, client: Any) -> type[Transport]:
+        """Return the class that serves a connection, where URL or options choose one.
+
+        Arguments:
+            client: the :class:`~kombu_rs.Connection`.
+        """
+        return cls
 
     def establish_connection(self) -> Any:
         """Connect, and return what the other methods are given as ``connection``."""
