@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import count
 from threading import local
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _native
 from .batch import DEFAULT_BATCH_SIZE, _ProducerBatch, _ProducerBatchState
@@ -18,6 +18,13 @@ from .entity import Exchange, Queue, maybe_delivery_mode
 from .exceptions import ContentDisallowed
 from .serialization import dumps, prepare_accept_content
 from .utils.functional import ChannelPromise, maybe_list
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .connection import Connection
+    from .message import Message
+    from .protocols import Accept, Callback, ChannelOrConnection, Declarable, OnMessage, Queues
 
 __all__ = ("Exchange", "Queue", "Producer", "Consumer")
 
@@ -49,20 +56,20 @@ class Producer(_native.Producer):
     serializer: str | None = None
     compression: str | None = None
     auto_declare = True
-    on_return: Any = None
+    on_return: Callable[..., Any] | None = None
 
     # The connection, when the producer was made from one.
     __connection__: Any = None
 
     def __init__(
         self,
-        channel: Any,
+        channel: ChannelOrConnection | None,
         exchange: Exchange | None = None,
         routing_key: str | None = None,
         serializer: str | None = None,
         auto_declare: bool | None = None,
         compression: str | None = None,
-        on_return: Any = None,
+        on_return: Callable[..., Any] | None = None,
     ) -> None:
         self._channel = channel
         self.exchange = exchange
@@ -87,10 +94,10 @@ class Producer(_native.Producer):
     def __repr__(self) -> str:
         return f"<Producer: {self._channel}>"
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return self.__class__, self.__reduce_args__()
 
-    def __reduce_args__(self) -> tuple:
+    def __reduce_args__(self) -> tuple[Any, ...]:
         """Arguments that make an equal producer without a channel, for pickle."""
         return (
             None,
@@ -106,7 +113,9 @@ class Producer(_native.Producer):
         if self.exchange.name:
             self.exchange.declare()
 
-    def maybe_declare(self, entity: Any, retry: bool = False, **retry_policy: Any) -> Any:
+    def maybe_declare(
+        self, entity: Declarable | None, retry: bool = False, **retry_policy: Any
+    ) -> bool | None:
         """Declare an exchange or queue unless that was done on this connection already."""
         if entity:
             return maybe_declare(entity, self.channel, retry, **retry_policy)
@@ -158,11 +167,11 @@ class Producer(_native.Producer):
         content_type: str | None = None,
         content_encoding: str | None = None,
         serializer: str | None = None,
-        headers: dict | None = None,
+        headers: dict[str, Any] | None = None,
         compression: str | None = None,
         exchange: Exchange | str | None = None,
         retry: bool = False,
-        retry_policy: dict | None = None,
+        retry_policy: dict[str, Any] | None = None,
         declare: Iterable[Any] | None = None,
         expiration: float | None = None,
         timeout: float | None = None,
@@ -193,9 +202,12 @@ class Producer(_native.Producer):
 
         publish = self._publish
         if retry:
+            connection = self.connection
+            if connection is None:
+                raise ValueError("Producer has no channel: give it one, or a connection")
             # Opening the channel anew follows the same policy.
-            self.connection.transport_options.update(retry_policy)
-            publish = self.connection.ensure(self, publish, **retry_policy)
+            connection.transport_options.update(retry_policy)
+            publish = connection.ensure(self, publish, **retry_policy)
         return publish(
             body,
             priority,
@@ -220,17 +232,17 @@ class Producer(_native.Producer):
         priority: int,
         content_type: str,
         content_encoding: str,
-        headers: dict,
-        properties: dict,
+        headers: dict[str, Any],
+        properties: dict[str, Any],
         routing_key: str,
         mandatory: bool,
         immediate: bool,
         exchange: str,
-        declare: list,
+        declare: list[Any],
         timeout: float | None = None,
         confirm_timeout: float | None = None,
         retry: bool = False,
-        retry_policy: dict | None = None,
+        retry_policy: dict[str, Any] | None = None,
     ) -> Any:
         """Declare what is needed and hand the encoded message to the channel, once.
 
@@ -291,7 +303,7 @@ class Producer(_native.Producer):
             self._listen_for_returns(channel)
         self.exchange = self.exchange(channel)
 
-    def __enter__(self) -> Producer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -318,7 +330,7 @@ class Producer(_native.Producer):
         content_type: str | None = None,
         content_encoding: str | None = None,
         compression: str | None = None,
-        headers: dict | None = None,
+        headers: dict[str, Any] | None = None,
     ) -> tuple[Any, str, str]:
         """Serialize and compress; returns the body, its content type and its encoding."""
         if not content_type:
@@ -337,7 +349,7 @@ class Producer(_native.Producer):
         return body, content_type, content_encoding
 
     @property
-    def connection(self) -> Any:
+    def connection(self) -> Connection | None:
         """The connection, or None when there is none."""
         try:
             return self.__connection__ or self.channel.connection.client
@@ -369,9 +381,9 @@ class Consumer(_native.Consumer):
     no_ack: bool | None = None
     auto_declare = True
     callbacks: Any = None
-    on_message: Any = None
-    on_decode_error: Any = None
-    accept: set | None = None
+    on_message: OnMessage | None = None
+    on_decode_error: Callable[[Message, Exception], Any] | None = None
+    accept: set[Any] | None = None
     prefetch_count: int | None = None
 
     # Queues by name, in the order they were added.
@@ -381,14 +393,14 @@ class Consumer(_native.Consumer):
 
     def __init__(
         self,
-        channel: Any,
-        queues: Any = None,
+        channel: ChannelOrConnection | None,
+        queues: Queues | None = None,
         no_ack: bool | None = None,
         auto_declare: bool | None = None,
-        callbacks: Any = None,
-        on_decode_error: Any = None,
-        on_message: Any = None,
-        accept: Any = None,
+        callbacks: Iterable[Callback] | None = None,
+        on_decode_error: Callable[[Message, Exception], Any] | None = None,
+        on_message: OnMessage | None = None,
+        accept: Accept | None = None,
         prefetch_count: int | None = None,
         tag_prefix: str | None = None,
     ) -> None:
@@ -412,12 +424,12 @@ class Consumer(_native.Consumer):
             self.revive(self.channel)
 
     @property
-    def queues(self) -> list[Any]:
+    def queues(self) -> list[Queue]:
         """The queues, as a new list."""
         return list((self._queues or {}).values())
 
     @queues.setter
-    def queues(self, queues: Iterable[Any]) -> None:
+    def queues(self, queues: Iterable[Queue]) -> None:
         self._queues = {queue.name: queue for queue in queues}
 
     def revive(self, channel: Any) -> None:
@@ -442,11 +454,11 @@ class Consumer(_native.Consumer):
         for queue in self.queues:
             queue.declare()
 
-    def register_callback(self, callback: Any) -> None:
+    def register_callback(self, callback: Callback) -> None:
         """Add a function that is called with ``(body, message)``."""
         self.callbacks.append(callback)
 
-    def __enter__(self) -> Consumer:
+    def __enter__(self) -> Self:
         self.consume()
         return self
 
@@ -459,12 +471,13 @@ class Consumer(_native.Consumer):
         channel = self.channel
         if channel and channel.connection:
             lost = channel.connection.client.connection_errors
-            if not isinstance(exc_val, lost):
+            # A wait that timed out is an OSError too, and no reason to go on consuming.
+            if isinstance(exc_val, TimeoutError) or not isinstance(exc_val, lost):
                 # The error of the block, or its success, is what matters.
                 with suppress(Exception):
                     self.cancel()
 
-    def add_queue(self, queue: Any) -> Any:
+    def add_queue(self, queue: Queue) -> Queue:
         """Add a queue; :meth:`consume` starts consuming from it. Returns it, bound."""
         queue = queue(self.channel)
         if self.auto_declare:
@@ -501,7 +514,7 @@ class Consumer(_native.Consumer):
 
     close = cancel
 
-    def cancel_by_queue(self, queue: Any) -> None:
+    def cancel_by_queue(self, queue: Queue | str) -> None:
         """Stop consuming from one queue (or its name), and forget it."""
         name = queue.name if isinstance(queue, Queue) else queue
         tag = self._active_tags.pop(name, None)
@@ -511,7 +524,7 @@ class Consumer(_native.Consumer):
         if tag is not None:
             self.channel.basic_cancel(tag)
 
-    def consuming_from(self, queue: Any) -> bool:
+    def consuming_from(self, queue: Queue | str) -> bool:
         """Whether it consumes from that queue (or name) now."""
         return (queue.name if isinstance(queue, Queue) else queue) in self._active_tags
 
@@ -543,7 +556,7 @@ class Consumer(_native.Consumer):
         """
         return self.channel.basic_recover(requeue=requeue)
 
-    def receive(self, body: Any, message: Any) -> None:
+    def receive(self, body: Any, message: Message) -> None:
         """Handle a decoded message: call the callbacks.
 
         Raises:
@@ -578,7 +591,7 @@ class Consumer(_native.Consumer):
         return f"<{type(self).__name__}: {self.queues}>"
 
     @property
-    def connection(self) -> Any:
+    def connection(self) -> Connection | None:
         """The connection, or None when there is none."""
         try:
             return self.channel.connection.client

@@ -397,13 +397,17 @@ def enable_insecure_serializers(choices: Any = NOTSET) -> None:
 
     Arguments:
         choices (Sequence[str]): Their names; by default ``pickle``, ``yaml`` and ``msgpack``.
+            Of these one whose library is not installed is passed over.
+
+    Raises:
+        KeyError: there is no serializer of that name (Kombu passes over it).
     """
-    names = ("pickle", "yaml", "msgpack") if choices is NOTSET else choices
-    for name in names or ():
+    optional = ("pickle", "yaml", "msgpack")
+    for name in (optional if choices is NOTSET else choices) or ():
         try:
             registry.enable(name)
         except KeyError:
-            if choices is not NOTSET:
+            if name not in optional:
                 raise
 
 

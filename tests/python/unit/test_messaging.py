@@ -430,6 +430,19 @@ def test_message_class_with_its_own_decoding(connection):
     assert got[0][0] == "QUIET"
 
 
+def test_a_wait_that_times_out_ends_the_consumer(connection):
+    """A TimeoutError is an OSError, as is the loss of a link, after which nothing is cancelled."""
+    got = []
+    consumer = connection.Consumer(QUEUE, callbacks=[lambda body, message: got.append(body)])
+    with pytest.raises(TimeoutError), consumer:
+        connection.drain_events(timeout=0.01)
+    assert not consumer.consuming_from(QUEUE)
+    publish(connection, "later")
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0.05)
+    assert got == []
+
+
 def test_memory_is_cleared_between_tests():
     from kombu_rs import Connection
     from kombu_rs.transport import memory

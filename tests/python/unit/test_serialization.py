@@ -133,6 +133,14 @@ def test_disable_all_and_allow_some():
         enable_insecure_serializers(["nope"])
 
 
+def test_enabling_what_is_not_installed():
+    for names in (registry.name_to_type, registry.type_to_name):
+        names.pop("msgpack", None)
+    registry._encoders.pop("msgpack", None)
+    enable_insecure_serializers(["msgpack", "pickle"])
+    assert PICKLE not in registry._disabled_content_types
+
+
 def test_own_serializer():
     serialization.register("rev", lambda s: s[::-1], lambda s: s[::-1], "application/x-rev")
     content_type, encoding, payload = dumps("abc", "rev")
