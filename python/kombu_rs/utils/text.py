@@ -44,18 +44,19 @@ def fmatch_best(needle: str, haystack: Iterable[str], min_ratio: float = 0.6) ->
 
 
 def version_string_as_tuple(s: str) -> version_info_t:
-    """Take a version such as ``5.7.0rc1`` or ``3.3.1.a3.40c32`` apart.
+    """Take a version such as ``5.7.0rc1``, ``5.7.0-1`` or ``3.3.1.a3.40c32`` apart.
 
     Raises:
         ValueError: if it does not begin with a number.
     """
     parts = s.split(".")
     numbers = [int(part) for part in parts[:2]]
-    micro, level = 0, ""
+    micro, level, serial = 0, "", ""
     if len(parts) > 2:
-        level = parts[2].lstrip("0123456789")
-        micro = int(parts[2].removesuffix(level) or 0)
+        tail = parts[2].lstrip("0123456789")
+        micro = int(parts[2].removesuffix(tail) or 0)
+        level, _, serial = tail.partition("-")
     rest = parts[3:]
-    if rest and not level:
+    if rest and not (level or serial):
         level = rest.pop(0)
-    return version_info_t(numbers[0], [*numbers, 0][1], micro, level, ".".join(rest))
+    return version_info_t(numbers[0], [*numbers, 0][1], micro, level, serial or ".".join(rest))

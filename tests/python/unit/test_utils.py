@@ -259,6 +259,8 @@ def test_text():
     assert fmatch_best("redsi", ["redis", "memory"]) == "redis"
     assert fmatch_best("zzz", ["redis"]) is None
     assert version_string_as_tuple("5.7.0rc1") == (5, 7, 0, "rc1", "")
+    assert version_string_as_tuple("1.2.3-beta1") == (1, 2, 3, "", "beta1")
+    assert version_string_as_tuple("3.3.1.a3.40c32") == (3, 3, 1, "a3", "40c32")
     with pytest.raises(ValueError, match="invalid literal"):
         version_string_as_tuple("x")
 
