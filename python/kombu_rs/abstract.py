@@ -12,6 +12,8 @@ from .utils.functional import ChannelPromise
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .protocols import Channel, ChannelOrConnection
+
 __all__ = ("Object", "MaybeChannelBound")
 
 _ObjectType = TypeVar("_ObjectType", bound="Object")
@@ -70,15 +72,15 @@ class MaybeChannelBound(Object):
     #: True if declaring the entity once per connection is enough.
     can_cache_declaration = False
 
-    def __call__(self, channel: Any) -> Self:
+    def __call__(self, channel: ChannelOrConnection) -> Self:
         """The same as :meth:`bind`."""
         return self.bind(channel)
 
-    def bind(self, channel: Any) -> Self:
+    def bind(self, channel: ChannelOrConnection) -> Self:
         """Return a copy of the entity that is bound to ``channel`` (or to a connection's)."""
         return copy(self).maybe_bind(channel)
 
-    def maybe_bind(self, channel: Any) -> Self:
+    def maybe_bind(self, channel: ChannelOrConnection | None) -> Self:
         """Bind the entity itself, unless it is bound already or there is no channel."""
         if not self.is_bound and channel:
             from .connection import maybe_channel
@@ -113,17 +115,18 @@ class MaybeChannelBound(Object):
         return self._is_bound and self._channel is not None
 
     @property
-    def channel(self) -> Any:
+    def channel(self) -> Channel:
         """The channel; opened now if it was only promised.
 
         Raises:
             NotBoundError: if there is none.
         """
-        channel = self._channel
+        channel: Any = self._channel
         if channel is None:
             raise NotBoundError(
                 f"Can't call method on {type(self).__name__} not bound to a channel"
             )
         if isinstance(channel, ChannelPromise):
             channel = self._channel = channel()
-        return channel
+        opened: Channel = channel
+        return opened

@@ -13,7 +13,7 @@ __all__ = ("LamportClock", "timetuple")
 R_CLOCK = "_lamport(clock={0}, timestamp={1}, id={2} {3!r})"
 
 
-class timetuple(tuple):
+class timetuple(tuple[Any, ...]):
     """``(clock, timestamp, id, obj)``, ordered by when the event happened.
 
     The clock decides where both have one, else the timestamp; ids break ties,

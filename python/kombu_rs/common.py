@@ -6,11 +6,11 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .entity import Exchange, Queue
 from .exceptions import ChannelError, RecoverableConnectionError
@@ -18,6 +18,14 @@ from .log import get_logger
 from .serialization import registry as serializers
 from .utils.compat import get_gevent_concurrent_error
 from .utils.uuid import uuid
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from .connection import Connection, ConnectionPool
+    from .message import Message
+    from .messaging import Consumer, Producer
+    from .protocols import Callback, Channel, Declarable, Errback
 
 __all__ = (
     "Broadcast",
@@ -35,6 +43,8 @@ __all__ = (
 PREFETCH_COUNT_MAX = 0xFFFF
 
 logger = get_logger("kombu.common")
+
+_T = TypeVar("_T")
 
 _node_id: int | None = None
 
@@ -94,7 +104,7 @@ class Broadcast(Queue):
         queue: str | None = None,
         unique: bool = False,
         auto_delete: bool = True,
-        exchange: Any = None,
+        exchange: Exchange | str | None = None,
         alias: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -112,13 +122,13 @@ class Broadcast(Queue):
         )
 
 
-def declaration_cached(entity: Any, channel: Any) -> bool:
+def declaration_cached(entity: Any, channel: Channel) -> bool:
     """Whether ``entity`` was declared on the connection of ``channel`` already."""
     return entity in channel.connection.client.declared_entities
 
 
 def maybe_declare(
-    entity: Any, channel: Any = None, retry: bool = False, **retry_policy: Any
+    entity: Declarable, channel: Channel | None = None, retry: bool = False, **retry_policy: Any
 ) -> bool:
     """Declare ``entity``, unless that was done on this connection already.
 
@@ -191,8 +201,11 @@ def _imaybe_declare(entity: Any, channel: Any, **retry_policy: Any) -> bool:
 
 
 def drain_consumer(
-    consumer: Any, limit: int | None = 1, timeout: float | None = None, callbacks: Any = None
-) -> Iterator[tuple[Any, Any]]:
+    consumer: Consumer,
+    limit: int | None = 1,
+    timeout: float | None = None,
+    callbacks: Iterable[Callback] | None = None,
+) -> Iterator[tuple[Any, Message]]:
     """Yield ``(body, message)`` from ``consumer``.
 
     Arguments:
@@ -201,9 +214,9 @@ def drain_consumer(
         timeout: stop when nothing came for so many seconds; None: wait for ever.
         callbacks: also call these with ``(body, message)``.
     """
-    received: deque = deque()
+    received: deque[tuple[Any, Message]] = deque()
 
-    def on_message(body: Any, message: Any) -> None:
+    def on_message(body: Any, message: Message) -> None:
         received.append((body, message))
 
     consumer.callbacks = [on_message, *(callbacks or [])]
@@ -219,14 +232,14 @@ def drain_consumer(
 
 
 def itermessages(
-    conn: Any,
-    channel: Any,
-    queue: Any,
+    conn: Connection,
+    channel: Channel | None,
+    queue: Queue,
     limit: int | None = 1,
     timeout: float | None = None,
-    callbacks: Any = None,
+    callbacks: Iterable[Callback] | None = None,
     **kwargs: Any,
-) -> Iterator[tuple[Any, Any]]:
+) -> Iterator[tuple[Any, Message]]:
     """Yield ``(body, message)`` from ``queue``; arguments as :func:`drain_consumer`."""
     return drain_consumer(
         conn.Consumer(queues=[queue], channel=channel, **kwargs),
@@ -237,7 +250,7 @@ def itermessages(
 
 
 def eventloop(
-    conn: Any,
+    conn: Connection,
     limit: int | None = None,
     timeout: float | None = None,
     ignore_timeouts: bool = False,
@@ -262,12 +275,12 @@ def eventloop(
 
 
 def send_reply(
-    exchange: Any,
-    req: Any,
+    exchange: Exchange | str,
+    req: Message,
     msg: Any,
-    producer: Any = None,
+    producer: Producer | None = None,
     retry: bool = False,
-    retry_policy: dict | None = None,
+    retry_policy: dict[str, Any] | None = None,
     **props: Any,
 ) -> Any:
     """Publish ``msg`` as the reply to the message ``req``.
@@ -279,7 +292,12 @@ def send_reply(
         producer: publish with this one.
         retry, retry_policy: as :meth:`~kombu_rs.Producer.publish`.
         props: further properties.
+
+    Raises:
+        TypeError: there is no producer.
     """
+    if producer is None:
+        raise TypeError("send_reply() needs a producer to publish with")
     properties = {
         "routing_key": req.properties["reply_to"],
         "correlation_id": req.properties.get("correlation_id"),
@@ -294,7 +312,7 @@ def send_reply(
 
 
 def collect_replies(
-    conn: Any, channel: Any, queue: Any, *args: Any, **kwargs: Any
+    conn: Connection, channel: Channel, queue: Queue, *args: Any, **kwargs: Any
 ) -> Iterator[Any]:
     """Yield the bodies of the replies in ``queue``; arguments as :func:`itermessages`.
 
@@ -333,6 +351,10 @@ def _ignore_errors(conn: Any) -> Iterator[None]:
             raise
 
 
+@overload
+def ignore_errors(conn: Any, fun: None = None) -> AbstractContextManager[None]: ...
+@overload
+def ignore_errors(conn: Any, fun: Callable[..., _T], *args: Any, **kwargs: Any) -> _T | None: ...
 def ignore_errors(conn: Any, fun: Any = None, *args: Any, **kwargs: Any) -> Any:
     """Ignore the connection and channel errors of ``conn``.
 
@@ -346,19 +368,21 @@ def ignore_errors(conn: Any, fun: Any = None, *args: Any, **kwargs: Any) -> Any:
     return _ignore_errors(conn)
 
 
-def revive_connection(connection: Any, channel: Any, on_revive: Any = None) -> None:
+def revive_connection(
+    connection: Connection, channel: Channel, on_revive: Callable[[Any], Any] | None = None
+) -> None:
     """Call ``on_revive(channel)`` if there is one."""
     if on_revive:
         on_revive(channel)
 
 
 def insured(
-    pool: Any,
-    fun: Any,
-    args: tuple,
-    kwargs: dict,
-    errback: Any = None,
-    on_revive: Any = None,
+    pool: ConnectionPool,
+    fun: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    errback: Errback | None = None,
+    on_revive: Callable[[Any], Any] | None = None,
     **opts: Any,
 ) -> Any:
     """Call ``fun(*args, connection=..., **kwargs)`` with a pooled connection, until it works.
@@ -391,7 +415,12 @@ class QoS:
 
     prev: int | None = None
 
-    def __init__(self, callback: Any, initial_value: int, max_prefetch: int | None = None) -> None:
+    def __init__(
+        self,
+        callback: Callable[..., Any],
+        initial_value: int,
+        max_prefetch: int | None = None,
+    ) -> None:
         self.callback = callback
         self._mutex = threading.RLock()
         self.value = initial_value or 0

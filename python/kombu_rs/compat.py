@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import messaging
 from .entity import Exchange, Queue
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .connection import Connection
+    from .message import Message
+    from .protocols import Channel, ChannelOrConnection
 
 __all__ = ("Publisher", "Consumer")
 
@@ -16,7 +23,10 @@ entry_to_queue = Queue.from_dict
 
 
 def _iterconsume(
-    connection: Any, consumer: Any, no_ack: bool = False, limit: int | None = None
+    connection: Any,
+    consumer: messaging.Consumer,
+    no_ack: bool | None = False,
+    limit: int | None = None,
 ) -> Iterator[Any]:
     consumer.consume(no_ack=no_ack)
     for iteration in count():
@@ -43,17 +53,16 @@ class Publisher(messaging.Producer):
 
     def __init__(
         self,
-        connection: Any,
-        exchange: Any = None,
+        connection: Connection | None,
+        exchange: Exchange | str | None = None,
         routing_key: str | None = None,
         exchange_type: str | None = None,
         durable: bool | None = None,
         auto_delete: bool | None = None,
-        channel: Any = None,
+        channel: Channel | None = None,
         **kwargs: Any,
     ) -> None:
-        if channel:
-            connection = channel
+        where: ChannelOrConnection | None = channel or connection
         self.exchange = exchange or self.exchange
         self.exchange_type = exchange_type or self.exchange_type
         self.routing_key = routing_key or self.routing_key
@@ -68,7 +77,7 @@ class Publisher(messaging.Producer):
                 auto_delete=self.auto_delete,
                 durable=self.durable,
             )
-        super().__init__(connection, self.exchange, **kwargs)
+        super().__init__(where, self.exchange, **kwargs)
 
     def send(self, *args: Any, **kwargs: Any) -> Any:
         """As :meth:`publish`."""
@@ -79,7 +88,7 @@ class Publisher(messaging.Producer):
         super().close()
         self._closed = True
 
-    def __enter__(self) -> Publisher:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -91,7 +100,7 @@ class Publisher(messaging.Producer):
         self.close()
 
     @property
-    def backend(self) -> Any:
+    def backend(self) -> Channel:
         """The channel."""
         return self.channel
 
@@ -117,7 +126,7 @@ class Consumer(messaging.Consumer):
 
     def __init__(
         self,
-        connection: Any,
+        connection: Connection,
         queue: str | None = None,
         exchange: str | None = None,
         routing_key: str | None = None,
@@ -166,7 +175,7 @@ class Consumer(messaging.Consumer):
         self.backend.close()
         self._closed = True
 
-    def __enter__(self) -> Consumer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -177,10 +186,10 @@ class Consumer(messaging.Consumer):
     ) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Message | None]:
         return self.iterqueue(infinite=True)
 
-    def fetch(self, no_ack: bool | None = None, enable_callbacks: bool = False) -> Any:
+    def fetch(self, no_ack: bool | None = None, enable_callbacks: bool = False) -> Message | None:
         """Return the next message, or None.
 
         Arguments:
@@ -194,7 +203,7 @@ class Consumer(messaging.Consumer):
             self.receive(message.payload, message)
         return message
 
-    def process_next(self) -> Any:
+    def process_next(self) -> NoReturn:
         """Not there any more: use :meth:`fetch` with ``enable_callbacks``."""
         raise NotImplementedError("Use fetch(enable_callbacks=True)")
 
@@ -204,15 +213,17 @@ class Consumer(messaging.Consumer):
             raise NotImplementedError("discard_all does not implement filters")
         return self.purge()
 
-    def iterconsume(self, limit: int | None = None, no_ack: bool | None = None) -> Any:
+    def iterconsume(self, limit: int | None = None, no_ack: bool | None = None) -> Iterator[Any]:
         """Consume; yields after each event, for ever or ``limit`` times."""
-        return _iterconsume(self.connection, self, no_ack, limit)  # type: ignore[arg-type]
+        return _iterconsume(self.connection, self, no_ack, limit)
 
     def wait(self, limit: int | None = None) -> list[Any]:
         """Consume ``limit`` events."""
         return list(self.iterconsume(limit))
 
-    def iterqueue(self, limit: int | None = None, infinite: bool = False) -> Iterator[Any]:
+    def iterqueue(
+        self, limit: int | None = None, infinite: bool = False
+    ) -> Iterator[Message | None]:
         """Yield messages until the queue is empty.
 
         Arguments:
@@ -238,10 +249,10 @@ class ConsumerSet(messaging.Consumer):
 
     def __init__(
         self,
-        connection: Any,
-        from_dict: dict | None = None,
-        consumers: Any = None,
-        channel: Any = None,
+        connection: Connection,
+        from_dict: dict[str, Any] | None = None,
+        consumers: Iterable[messaging.Consumer] | None = None,
+        channel: Channel | None = None,
         **kwargs: Any,
     ) -> None:
         self._provided_channel = bool(channel)
@@ -252,7 +263,7 @@ class ConsumerSet(messaging.Consumer):
         )
         super().__init__(self.backend, queues, **kwargs)
 
-    def iterconsume(self, limit: int | None = None, no_ack: bool = False) -> Any:
+    def iterconsume(self, limit: int | None = None, no_ack: bool = False) -> Iterator[Any]:
         """Consume; yields after each event, for ever or ``limit`` times."""
         return _iterconsume(self.connection, self, no_ack, limit)
 
@@ -260,11 +271,11 @@ class ConsumerSet(messaging.Consumer):
         """Remove all ready messages; returns how many."""
         return self.purge()
 
-    def add_consumer_from_dict(self, queue: str, **options: Any) -> Any:
+    def add_consumer_from_dict(self, queue: str, **options: Any) -> Queue:
         """Add a queue, as :meth:`kombu_rs.Queue.from_dict`."""
         return self.add_queue(Queue.from_dict(queue, **options))
 
-    def add_consumer(self, consumer: Any) -> None:
+    def add_consumer(self, consumer: messaging.Consumer) -> None:
         """Add the queues of a consumer."""
         for queue in consumer.queues:
             self.add_queue(queue)

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import cycle
 from operator import itemgetter
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from . import _native, exceptions
 from .broker_url import _check_url_options, _check_url_transport, _scheme, _seconds, _split_hosts
 from .log import get_logger
-from .resource import Resource  # noqa: F401 - Kombu's users find it here
+from .resource import Resource as Resource  # Kombu's users find it here
 from .retry import CannotConnect, Retrying
 from .transport import get_transport_cls, supports_librabbitmq
+from .transport.base import Transport as BaseTransport
 from .utils.collections import HashedSeq
 from .utils.functional import dictfilter, retry_over_time, shufflecycle
 from .utils.objects import cached_property
 from .utils.url import as_url, maybe_sanitize_url, parse_url
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    from typing_extensions import Self
+
+    from . import messaging, simple
+    from .asynchronous.hub import Hub
+    from .entity import Queue
+    from .protocols import Channel, ChannelOrConnection, Errback, ExceptionTypes, Queues
+    from .transport.base import Management, Transport
 
 __all__ = ("Connection", "ConnectionPool", "ChannelPool")
 
@@ -82,7 +94,7 @@ class Connection(_native.Connection, Retrying):
     uri_prefix: str | None = None
 
     # Hashes of what was declared since the connection was opened.
-    declared_entities: set | None = None
+    declared_entities: set[Any] | None = None
     # Iterates over the alternates; None when there are none.
     cycle: Any = None
     transport_options: Any = None
@@ -100,27 +112,27 @@ class Connection(_native.Connection, Retrying):
 
     def __init__(
         self,
-        hostname: Any = "localhost",
+        hostname: str | Iterable[str] | None = "localhost",
         userid: str | None = None,
-        password: Any = None,
+        password: str | Callable[[], str] | None = None,
         virtual_host: str | None = None,
         port: int | None = None,
         insist: bool = False,
-        ssl: Any = False,
-        transport: Any = None,
+        ssl: bool | dict[str, Any] | None = False,
+        transport: str | type[Transport] | None = None,
         connect_timeout: float | None = 5,
-        transport_options: dict | None = None,
+        transport_options: dict[str, Any] | None = None,
         login_method: str | None = None,
         uri_prefix: str | None = None,
-        heartbeat: float = 0,
-        failover_strategy: Any = "round-robin",
-        alternates: Any = None,
+        heartbeat: float | None = 0,
+        failover_strategy: str | Callable[[Any], Iterator[str]] | None = "round-robin",
+        alternates: Iterable[str] | None = None,
         credential_provider: Any = None,
         **kwargs: Any,
     ) -> None:
         alt = list(alternates or [])
         # Given as they are on a failover, and when nothing else says otherwise.
-        self._initial_params = {
+        self._initial_params: dict[str, Any] = {
             "hostname": "localhost",
             "userid": userid,
             "password": password,
@@ -263,7 +275,7 @@ class Connection(_native.Connection, Retrying):
         self.heartbeat = heartbeat and float(_seconds("heartbeat", heartbeat))  # type: ignore[arg-type]
         self.credential_provider = credential_provider
 
-    def register_with_event_loop(self, loop: Any) -> None:
+    def register_with_event_loop(self, loop: Hub) -> None:
         """Have ``loop`` (a Hub) watch this connection."""
         self.transport.register_with_event_loop(self.connection, loop)
 
@@ -280,14 +292,14 @@ class Connection(_native.Connection, Retrying):
         self._closed = False
         return self._ensure_connection(max_retries=1, reraise_as_library_errors=False)
 
-    def channel(self) -> Any:
+    def channel(self) -> Channel:
         """Open and return a channel."""
         self._debug("create channel")
-        chan = self.transport.create_channel(self.connection)
+        chan: Channel = self.transport.create_channel(self.connection)
         if _log_channel:
             from .utils.debug import Logwrapped
 
-            return Logwrapped(chan, "kombu.channel", f"[Kombu channel:{chan.channel_id}] ")
+            chan = Logwrapped(chan, "kombu.channel", f"[Kombu channel:{chan.channel_id}] ")
         return chan
 
     def heartbeat_check(self, rate: int = 2) -> Any:
@@ -298,7 +310,7 @@ class Connection(_native.Connection, Retrying):
         """
         return self.transport.heartbeat_check(self.connection, rate=rate)
 
-    def maybe_close_channel(self, channel: Any) -> None:
+    def maybe_close_channel(self, channel: Channel) -> None:
         """Close a channel; connection and channel errors are ignored."""
         try:
             channel.close()
@@ -311,10 +323,9 @@ class Connection(_native.Connection, Retrying):
         if self._default_channel:
             self.maybe_close_channel(self._default_channel)
         if self._connection:
-            try:
+            ignored: ExceptionTypes = (*self.connection_errors, AttributeError, OSError)
+            with suppress(*ignored):
                 self.transport.close_connection(self._connection)
-            except (*self.connection_errors, AttributeError, OSError):
-                pass
             self._connection = None
 
     def _close(self) -> None:
@@ -359,7 +370,7 @@ class Connection(_native.Connection, Retrying):
 
     close = release
 
-    def ensure_connection(self, *args: Any, **kwargs: Any) -> Connection:
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Self:
         """Connect, trying again as long as the broker cannot be reached.
 
         Arguments:
@@ -381,12 +392,12 @@ class Connection(_native.Connection, Retrying):
 
     def _ensure_connection(
         self,
-        errback: Any = None,
+        errback: Errback | None = None,
         max_retries: int | None = None,
         interval_start: float = 2,
         interval_step: float = 2,
         interval_max: float = 30,
-        callback: Any = None,
+        callback: Callable[[], Any] | None = None,
         reraise_as_library_errors: bool = True,
         timeout: float | None = None,
     ) -> Any:
@@ -394,7 +405,7 @@ class Connection(_native.Connection, Retrying):
             return self._connection
 
         def on_error(
-            exc: BaseException, intervals: Iterator[float], retries: int, interval: float = 0
+            exc: Exception, intervals: Iterator[float], retries: int, interval: float = 0
         ) -> float:
             tried_all = self.completes_cycle(retries)
             if tried_all:
@@ -458,25 +469,27 @@ class Connection(_native.Connection, Retrying):
         """Whether all alternates were tried after so many retries."""
         return not (retries + 1) % len(self.alt) if self.alt else True
 
-    def revive(self, new_channel: Any) -> None:
+    def revive(self, new_channel: Channel) -> None:
         """Go on after a reconnect: the default channel is opened anew."""
         old = self._default_channel
         if old and new_channel is not old:
             self.maybe_close_channel(old)
             self._default_channel = None
 
-    def create_transport(self) -> Any:
+    def create_transport(self) -> Transport:
         """Make the transport."""
         return self.get_transport_cls()(client=self)
 
-    def get_transport_cls(self) -> Any:
+    def get_transport_cls(self) -> type[Transport]:
         """The class of the transport."""
-        transport_cls = self.transport_cls
+        transport_cls: Any = self.transport_cls
         if not transport_cls or isinstance(transport_cls, str):
             transport_cls = get_transport_cls(transport_cls)
+        if isinstance(transport_cls, type) and issubclass(transport_cls, BaseTransport):
+            return transport_cls.class_for(self)
         return transport_cls
 
-    def clone(self, **kwargs: Any) -> Connection:
+    def clone(self, **kwargs: Any) -> Self:
         """Return a new connection with the same settings, except those given."""
         return self.__class__(**dict(self._info(resolve=False), **kwargs))
 
@@ -576,13 +589,21 @@ class Connection(_native.Connection, Retrying):
         """A pool of channels of this connection; arguments as :meth:`Pool`."""
         return ChannelPool(self, limit, **kwargs)
 
-    def Producer(self, channel: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def Producer(
+        self, channel: ChannelOrConnection | None = None, *args: Any, **kwargs: Any
+    ) -> messaging.Producer:
         """A :class:`~kombu_rs.Producer` on ``channel``, by default on the default channel."""
         from .messaging import Producer
 
         return Producer(channel or self, *args, **kwargs)
 
-    def Consumer(self, queues: Any = None, channel: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def Consumer(
+        self,
+        queues: Queues | None = None,
+        channel: ChannelOrConnection | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> messaging.Consumer:
         """A :class:`~kombu_rs.Consumer` on ``channel``, by default on the default channel."""
         from .messaging import Consumer
 
@@ -590,14 +611,14 @@ class Connection(_native.Connection, Retrying):
 
     def SimpleQueue(
         self,
-        name: Any,
+        name: str | Queue,
         no_ack: bool | None = None,
-        queue_opts: dict | None = None,
-        queue_args: dict | None = None,
-        exchange_opts: dict | None = None,
-        channel: Any = None,
+        queue_opts: dict[str, Any] | None = None,
+        queue_args: dict[str, Any] | None = None,
+        exchange_opts: dict[str, Any] | None = None,
+        channel: ChannelOrConnection | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> simple.SimpleQueue:
         """A queue with ``put`` and ``get``: see :class:`kombu_rs.simple.SimpleQueue`."""
         from .simple import SimpleQueue
 
@@ -607,14 +628,14 @@ class Connection(_native.Connection, Retrying):
 
     def SimpleBuffer(
         self,
-        name: Any,
+        name: str | Queue,
         no_ack: bool | None = None,
-        queue_opts: dict | None = None,
-        queue_args: dict | None = None,
-        exchange_opts: dict | None = None,
-        channel: Any = None,
+        queue_opts: dict[str, Any] | None = None,
+        queue_args: dict[str, Any] | None = None,
+        exchange_opts: dict[str, Any] | None = None,
+        channel: ChannelOrConnection | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> simple.SimpleBuffer:
         """A queue that may lose messages: see :class:`kombu_rs.simple.SimpleBuffer`."""
         from .simple import SimpleBuffer
 
@@ -635,14 +656,14 @@ class Connection(_native.Connection, Retrying):
     def __repr__(self) -> str:
         return f"<Connection: {self.as_uri()} at {id(self):#x}>"
 
-    def __copy__(self) -> Connection:
+    def __copy__(self) -> Self:
         return self.clone()
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         # As given, not as resolved: an unpickled connection belongs into the same pool.
         return self.__class__, tuple(value for _, value in self._info(resolve=False)), None
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -684,7 +705,7 @@ class Connection(_native.Connection, Retrying):
         return self._connection
 
     @property
-    def default_channel(self) -> Any:
+    def default_channel(self) -> Channel:
         """A channel that is opened, and opened anew, when it is used.
 
         Raises:
@@ -703,14 +724,14 @@ class Connection(_native.Connection, Retrying):
         return ":".join([self.hostname or "", str(self.port)])
 
     @property
-    def transport(self) -> Any:
+    def transport(self) -> Transport:
         """The transport, made when it is first needed."""
         if self._transport is None:
             self._transport = self.create_transport()
         return self._transport
 
     @cached_property
-    def manager(self) -> Any:
+    def manager(self) -> Management:
         """What the transport offers to manage the broker."""
         return self.transport.manager
 
@@ -719,29 +740,31 @@ class Connection(_native.Connection, Retrying):
         return self.transport.get_manager(*args, **kwargs)
 
     @cached_property
-    def recoverable_connection_errors(self) -> tuple[type[BaseException], ...]:
+    def recoverable_connection_errors(self) -> ExceptionTypes:
         """Errors after which connecting again may help."""
+        transport_cls: Any = self.get_transport_cls()
         try:
-            return exceptions.with_amqp(self.get_transport_cls().recoverable_connection_errors)
+            return exceptions.with_amqp(transport_cls.recoverable_connection_errors)
         except AttributeError:
             # A transport that does not tell: all of them may be.
             return self.connection_errors + self.channel_errors
 
     @cached_property
-    def recoverable_channel_errors(self) -> tuple[type[BaseException], ...]:
+    def recoverable_channel_errors(self) -> ExceptionTypes:
         """Errors after which the same connection may be used with a new channel."""
+        transport_cls: Any = self.get_transport_cls()
         try:
-            return exceptions.with_amqp(self.get_transport_cls().recoverable_channel_errors)
+            return exceptions.with_amqp(transport_cls.recoverable_channel_errors)
         except AttributeError:
             return ()
 
     @cached_property
-    def connection_errors(self) -> tuple[type[BaseException], ...]:
+    def connection_errors(self) -> ExceptionTypes:
         """Errors of a lost or refused connection."""
         return exceptions.with_amqp(self.get_transport_cls().connection_errors)
 
     @cached_property
-    def channel_errors(self) -> tuple[type[BaseException], ...]:
+    def channel_errors(self) -> ExceptionTypes:
         """Errors that close a channel."""
         return exceptions.with_amqp(self.get_transport_cls().channel_errors)
 
@@ -764,10 +787,11 @@ def maybe_channel(channel: Any) -> Any:
     return channel.default_channel if is_connection(channel) else channel
 
 
-def is_connection(obj: Any) -> bool:
+def is_connection(obj: object) -> TypeGuard[Connection]:
     """Whether ``obj`` is a :class:`Connection`."""
     return isinstance(obj, Connection)
 
 
 # At the end: pools are made of connections, and belong to this module for who uses them.
-from .connection_pool import ChannelPool, ConnectionPool, PooledConnection  # noqa: E402, F401
+from .connection_pool import ChannelPool, ConnectionPool  # noqa: E402
+from .connection_pool import PooledConnection as PooledConnection  # noqa: E402

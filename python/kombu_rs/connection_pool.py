@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import exceptions
 from .connection import Connection
 from .resource import Resource
 from .utils.functional import lazy
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .protocols import Channel
 
 __all__ = ("PooledConnection", "ConnectionPool", "ChannelPool")
 
@@ -26,7 +31,7 @@ class PooledConnection(Connection):
         self._pool = pool
         super().__init__(**kwargs)
 
-    def __enter__(self) -> PooledConnection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -41,7 +46,7 @@ class PooledConnection(Connection):
         self.release()
 
 
-class ConnectionPool(Resource):
+class ConnectionPool(Resource[PooledConnection]):
     """Connections like ``connection``.
 
     Arguments:
@@ -80,7 +85,7 @@ class ConnectionPool(Resource):
         return None
 
     @contextmanager
-    def acquire_channel(self, block: bool = False) -> Iterator[tuple[Connection, Any]]:
+    def acquire_channel(self, block: bool = False) -> Iterator[tuple[Connection, Channel]]:
         """Yield ``(connection, channel)``: a connection of the pool and its default channel."""
         with self.acquire(block=block) as connection:
             yield connection, connection.default_channel
@@ -98,7 +103,7 @@ class ConnectionPool(Resource):
         return resource
 
 
-class ChannelPool(Resource):
+class ChannelPool(Resource["Channel"]):
     """Channels of one connection.
 
     Arguments:

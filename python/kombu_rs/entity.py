@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .abstract import MaybeChannelBound, Object
 from .exceptions import ContentDisallowed
 from .serialization import prepare_accept_content
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .message import Message
+    from .protocols import Accept, Channel, ChannelOrConnection, Declarable
+    from .transport.virtual.state import queue_declare_ok_t
 
 __all__ = ("Exchange", "Queue", "binding", "maybe_delivery_mode")
 
@@ -104,7 +112,13 @@ class Exchange(MaybeChannelBound):
         ("no_declare", bool),
     )
 
-    def __init__(self, name: str = "", type: str = "", channel: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        type: str = "",
+        channel: ChannelOrConnection | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.name = name or self.name
         self.type = type or self.type
@@ -121,7 +135,7 @@ class Exchange(MaybeChannelBound):
         )
 
     def declare(
-        self, nowait: bool = False, passive: bool | None = None, channel: Any = None
+        self, nowait: bool = False, passive: bool | None = None, channel: Channel | None = None
     ) -> Any:
         """Declare the exchange; does nothing for the default and the broker's own ones.
 
@@ -149,13 +163,14 @@ class Exchange(MaybeChannelBound):
         self,
         exchange: Exchange | str = "",
         routing_key: str = "",
-        arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
         nowait: bool = False,
-        channel: Any = None,
+        channel: Channel | None = None,
         **kwargs: Any,
     ) -> Any:
         """Bind this exchange to another: messages of ``exchange`` then come here too."""
-        return (channel or self.channel).exchange_bind(
+        where: Any = channel or self.channel
+        return where.exchange_bind(
             destination=self.name,
             source=_exchange_name(exchange),
             routing_key=routing_key,
@@ -168,11 +183,12 @@ class Exchange(MaybeChannelBound):
         source: Exchange | str = "",
         routing_key: str = "",
         nowait: bool = False,
-        arguments: dict | None = None,
-        channel: Any = None,
+        arguments: dict[str, Any] | None = None,
+        channel: Channel | None = None,
     ) -> Any:
         """Undo :meth:`bind_to`."""
-        return (channel or self.channel).exchange_unbind(
+        where: Any = channel or self.channel
+        return where.exchange_unbind(
             destination=self.name,
             source=_exchange_name(source),
             routing_key=routing_key,
@@ -184,7 +200,7 @@ class Exchange(MaybeChannelBound):
         self,
         body: Any,
         delivery_mode: int | str | None = None,
-        properties: dict | None = None,
+        properties: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Make a message for this exchange, with its default delivery mode.
@@ -214,7 +230,8 @@ class Exchange(MaybeChannelBound):
         """Publish a message, or a body from which :meth:`Message` makes one."""
         if isinstance(message, str):
             message = self.Message(message)
-        return self.channel.basic_publish(
+        channel: Any = self.channel
+        return channel.basic_publish(
             message,
             exchange=exchange or self.name,
             routing_key=routing_key,
@@ -229,8 +246,8 @@ class Exchange(MaybeChannelBound):
     def binding(
         self,
         routing_key: str = "",
-        arguments: dict | None = None,
-        unbind_arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
+        unbind_arguments: dict[str, Any] | None = None,
     ) -> binding:
         """Return a :class:`binding` from this exchange."""
         return binding(self, routing_key, arguments, unbind_arguments)
@@ -283,33 +300,37 @@ class binding(Object):
         self,
         exchange: Exchange | None = None,
         routing_key: str = "",
-        arguments: dict | None = None,
-        unbind_arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
+        unbind_arguments: dict[str, Any] | None = None,
     ) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
         self.arguments = arguments
         self.unbind_arguments = unbind_arguments
 
-    def declare(self, channel: Any, nowait: bool = False) -> None:
+    def declare(self, channel: Channel | None, nowait: bool = False) -> None:
         """Declare the exchange of this binding, if it has a name."""
         if self.exchange and self.exchange.name:
             self.exchange.declare(channel=channel, nowait=nowait)
 
-    def bind(self, entity: Any, nowait: bool = False, channel: Any = None) -> None:
+    def bind(
+        self, entity: Declarable, nowait: bool = False, channel: Channel | None = None
+    ) -> None:
         """Bind ``entity`` (a queue or exchange) with this binding."""
         entity.bind_to(
-            exchange=self.exchange,
+            exchange=self.exchange or "",
             routing_key=self.routing_key,
             arguments=self.arguments,
             nowait=nowait,
             channel=channel,
         )
 
-    def unbind(self, entity: Any, nowait: bool = False, channel: Any = None) -> None:
+    def unbind(
+        self, entity: Declarable, nowait: bool = False, channel: Channel | None = None
+    ) -> None:
         """Undo :meth:`bind`."""
         entity.unbind_from(
-            self.exchange,
+            self.exchange or "",
             routing_key=self.routing_key,
             arguments=self.unbind_arguments,
             nowait=nowait,
@@ -392,11 +413,11 @@ class Queue(MaybeChannelBound):
     def __init__(
         self,
         name: str = "",
-        exchange: Any = None,
+        exchange: Exchange | str | Iterable[binding] | None = None,
         routing_key: str = "",
-        channel: Any = None,
-        bindings: Any = None,
-        on_declared: Any = None,
+        channel: ChannelOrConnection | None = None,
+        bindings: Iterable[binding] | None = None,
+        on_declared: Callable[[str, int, int], Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -417,7 +438,7 @@ class Queue(MaybeChannelBound):
             self.auto_delete = True
         self.maybe_bind(channel)
 
-    def bind(self, channel: Any) -> Queue:
+    def bind(self, channel: ChannelOrConnection) -> Self:
         """Return a copy bound to ``channel``, that calls the same ``on_declared``."""
         on_declared = self.on_declared
         bound = super().bind(channel)
@@ -432,7 +453,7 @@ class Queue(MaybeChannelBound):
         if self.exchange:
             self.exchange = self.exchange(self.channel)
 
-    def declare(self, nowait: bool = False, channel: Any = None) -> str:
+    def declare(self, nowait: bool = False, channel: Channel | None = None) -> str:
         """Declare the exchange, the queue and its bindings.
 
         Arguments:
@@ -465,8 +486,8 @@ class Queue(MaybeChannelBound):
             entry.bind(self, nowait=nowait, channel=channel)
 
     def queue_declare(
-        self, nowait: bool = False, passive: bool = False, channel: Any = None
-    ) -> Any:
+        self, nowait: bool = False, passive: bool = False, channel: Channel | None = None
+    ) -> queue_declare_ok_t:
         """Declare the queue alone.
 
         Arguments:
@@ -501,7 +522,7 @@ class Queue(MaybeChannelBound):
             self.on_declared(*declared)
         return declared
 
-    def queue_bind(self, nowait: bool = False, channel: Any = None) -> Any:
+    def queue_bind(self, nowait: bool = False, channel: Channel | None = None) -> Any:
         """Bind the queue to its exchange with its routing key."""
         return self.bind_to(
             self.exchange, self.routing_key, self.binding_arguments, channel=channel, nowait=nowait
@@ -511,9 +532,9 @@ class Queue(MaybeChannelBound):
         self,
         exchange: Exchange | str = "",
         routing_key: str = "",
-        arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
         nowait: bool = False,
-        channel: Any = None,
+        channel: Channel | None = None,
     ) -> Any:
         """Bind the queue to an exchange."""
         return (channel or self.channel).queue_bind(
@@ -524,7 +545,7 @@ class Queue(MaybeChannelBound):
             nowait=nowait,
         )
 
-    def get(self, no_ack: bool | None = None, accept: Any = None) -> Any:
+    def get(self, no_ack: bool | None = None, accept: Accept | None = None) -> Message | None:
         """Ask for one message.
 
         Arguments:
@@ -536,7 +557,7 @@ class Queue(MaybeChannelBound):
         """
         no_ack = self.no_ack if no_ack is None else no_ack
         channel = self.channel
-        message = channel.basic_get(queue=self.name, no_ack=no_ack)
+        message: Message | None = channel.basic_get(queue=self.name, no_ack=no_ack)
         if message is not None:
             to_python = getattr(channel, "message_to_python", None)
             if to_python:
@@ -553,10 +574,10 @@ class Queue(MaybeChannelBound):
     def consume(
         self,
         consumer_tag: str = "",
-        callback: Any = None,
+        callback: Callable[[Any], Any] | None = None,
         no_ack: bool | None = None,
         nowait: bool = False,
-        on_cancel: Any = None,
+        on_cancel: Callable[[str], Any] | None = None,
     ) -> Any:
         """Start a consumer.
 
@@ -594,7 +615,10 @@ class Queue(MaybeChannelBound):
         )
 
     def queue_unbind(
-        self, arguments: dict | None = None, nowait: bool = False, channel: Any = None
+        self,
+        arguments: dict[str, Any] | None = None,
+        nowait: bool = False,
+        channel: Channel | None = None,
     ) -> Any:
         """Undo :meth:`queue_bind`."""
         return self.unbind_from(self.exchange, self.routing_key, arguments, nowait, channel)
@@ -603,9 +627,9 @@ class Queue(MaybeChannelBound):
         self,
         exchange: Exchange | str = "",
         routing_key: str = "",
-        arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
         nowait: bool = False,
-        channel: Any = None,
+        channel: Channel | None = None,
     ) -> Any:
         """Undo :meth:`bind_to`."""
         return (channel or self.channel).queue_unbind(
@@ -653,7 +677,7 @@ class Queue(MaybeChannelBound):
     )
 
     @classmethod
-    def from_dict(cls, queue: str, **options: Any) -> Queue:
+    def from_dict(cls, queue: str, **options: Any) -> Self:
         """Make a queue from plain values, as in Celery's ``task_queues``.
 
         Arguments:

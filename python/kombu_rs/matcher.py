@@ -66,7 +66,7 @@ class MatcherRegistry:
         pattern: Any,
         matcher: str | None = None,
         matcher_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> bool:
         """Return true (or the match) if ``data`` matches ``pattern``.
 
         Arguments:

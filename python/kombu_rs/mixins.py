@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from time import sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .common import ignore_errors
 from .log import get_logger
@@ -16,6 +16,12 @@ from .utils.compat import nested
 from .utils.encoding import safe_repr
 from .utils.limits import TokenBucket
 from .utils.objects import cached_property
+
+if TYPE_CHECKING:
+    from . import messaging
+    from .connection import Connection
+    from .message import Message
+    from .protocols import Channel, ConsumerFactory, ExceptionTypes
 
 __all__ = ("ConsumerMixin", "ConsumerProducerMixin")
 
@@ -46,13 +52,17 @@ class ConsumerMixin:
     The methods ``on_...`` may be overridden, to be told what happens.
     """
 
+    #: Given by the class that has this mix-in.
+    connection: Connection
     #: Give up connecting after so many further tries; None: never.
     connect_max_retries: int | None = None
 
     #: Set to True, from anywhere, to stop.
     should_stop = False
 
-    def get_consumers(self, Consumer: Any, channel: Any) -> list[Any]:
+    def get_consumers(
+        self, Consumer: ConsumerFactory, channel: Channel
+    ) -> Iterable[messaging.Consumer]:
         """Return the consumers.
 
         Arguments:
@@ -65,17 +75,21 @@ class ConsumerMixin:
         """Called when the connection is there, at first and again."""
 
     def on_consume_ready(
-        self, connection: Any, channel: Any, consumers: list[Any], **kwargs: Any
+        self,
+        connection: Connection,
+        channel: Channel,
+        consumers: list[messaging.Consumer],
+        **kwargs: Any,
     ) -> None:
         """Called when the consumers are ready to receive."""
 
-    def on_consume_end(self, connection: Any, channel: Any) -> None:
+    def on_consume_end(self, connection: Connection, channel: Channel) -> None:
         """Called when the consumers were cancelled."""
 
     def on_iteration(self) -> None:
         """Called before each wait for a message."""
 
-    def on_decode_error(self, message: Any, exc: BaseException) -> None:
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Called for a message that cannot be decoded; by default it is logged and dropped."""
         error(
             "Can't decode message body: %r (type:%r encoding:%r raw:%r')",
@@ -86,12 +100,12 @@ class ConsumerMixin:
         )
         message.ack()
 
-    def on_connection_error(self, exc: BaseException, interval: float) -> None:
+    def on_connection_error(self, exc: Exception, interval: float) -> None:
         """Called when connecting failed; the next try is after ``interval`` seconds."""
         warn(W_CONN_ERROR, interval, exc, exc_info=True)
 
     @contextmanager
-    def extra_context(self, connection: Any, channel: Any) -> Iterator[None]:
+    def extra_context(self, connection: Connection, channel: Channel) -> Iterator[None]:
         """A context that is active while consuming."""
         yield
 
@@ -109,7 +123,9 @@ class ConsumerMixin:
                 warn(W_CONN_LOST, exc_info=True)
 
     @contextmanager
-    def consumer_context(self, **kwargs: Any) -> Iterator[tuple[Any, Any, Any]]:
+    def consumer_context(
+        self, **kwargs: Any
+    ) -> Iterator[tuple[Connection, Channel, list[messaging.Consumer]]]:
         """Yield ``(connection, channel, consumers)``, ready to receive."""
         with (
             self.Consumer() as (connection, channel, consumers),
@@ -156,23 +172,23 @@ class ConsumerMixin:
                     elapsed = 0
         debug("consume exiting")
 
-    def maybe_conn_error(self, fun: Any) -> Any:
+    def maybe_conn_error(self, fun: Callable[[], Any]) -> Any:
         """Call ``fun()``; its connection and channel errors are ignored."""
         return ignore_errors(self, fun)
 
-    def create_connection(self) -> Any:
+    def create_connection(self) -> Connection:
         """Make a connection like ``connection``."""
-        return self.connection.clone()  # type: ignore[attr-defined]
+        return self.connection.clone()
 
     @contextmanager
-    def establish_connection(self) -> Iterator[Any]:
+    def establish_connection(self) -> Iterator[Connection]:
         """Yield a new connection that is open."""
         with self.create_connection() as conn:
             conn.ensure_connection(self.on_connection_error, self.connect_max_retries)
             yield conn
 
     @contextmanager
-    def Consumer(self) -> Iterator[tuple[Any, Any, Any]]:
+    def Consumer(self) -> Iterator[tuple[Connection, Channel, list[messaging.Consumer]]]:
         """Yield ``(connection, channel, consumers)``, consuming."""
         with self.establish_connection() as conn:
             self.on_connection_revived()
@@ -194,22 +210,22 @@ class ConsumerMixin:
         return TokenBucket(1)
 
     @cached_property
-    def connection_errors(self) -> tuple[type[BaseException], ...]:
+    def connection_errors(self) -> ExceptionTypes:
         """Errors of a lost connection."""
-        return self.connection.connection_errors  # type: ignore[attr-defined]
+        return self.connection.connection_errors
 
     @cached_property
-    def channel_errors(self) -> tuple[type[BaseException], ...]:
+    def channel_errors(self) -> ExceptionTypes:
         """Errors that close a channel."""
-        return self.connection.channel_errors  # type: ignore[attr-defined]
+        return self.connection.channel_errors
 
 
 class ConsumerProducerMixin(ConsumerMixin):
     """A :class:`ConsumerMixin` with a :attr:`producer`, on a connection of its own."""
 
-    _producer_connection: Any = None
+    _producer_connection: Connection | None = None
 
-    def on_consume_end(self, connection: Any, channel: Any) -> None:
+    def on_consume_end(self, connection: Connection, channel: Channel) -> None:
         """Close the producer's connection."""
         if self._producer_connection is not None:
             self._producer_connection.close()
@@ -221,10 +237,10 @@ class ConsumerProducerMixin(ConsumerMixin):
         return Producer(self.producer_connection)
 
     @property
-    def producer_connection(self) -> Any:
+    def producer_connection(self) -> Connection:
         """The producer's connection; opened when it is first needed."""
         if self._producer_connection is None:
-            conn = self.connection.clone()  # type: ignore[attr-defined]
+            conn = self.connection.clone()
             conn.ensure_connection(self.on_connection_error, self.connect_max_retries)
             self._producer_connection = conn
         return self._producer_connection

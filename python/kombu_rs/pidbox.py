@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import warnings
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from itertools import count
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .clocks import LamportClock
 from .common import maybe_declare, oid_from
@@ -23,7 +23,18 @@ from .utils.functional import maybe_evaluate, reprcall
 from .utils.objects import cached_property
 from .utils.uuid import uuid
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from . import messaging
+    from .connection import Connection
+    from .message import Message
+    from .pools import ProducerPool
+    from .protocols import Accept, Callback, Channel, ChannelOrConnection, ExceptionTypes
+
 __all__ = ("Node", "Mailbox")
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 #: Seconds until an unused reply queue is deleted.
 REPLY_QUEUE_EXPIRES = 10
@@ -64,8 +75,8 @@ class Node:
         self,
         hostname: str,
         state: Any = None,
-        channel: Any = None,
-        handlers: dict | None = None,
+        channel: ChannelOrConnection | None = None,
+        handlers: dict[str, Callable[..., Any]] | None = None,
         mailbox: Any = None,
     ) -> None:
         self.hostname = hostname
@@ -76,8 +87,12 @@ class Node:
         self.adjust_clock = self.mailbox.clock.adjust
 
     def Consumer(
-        self, channel: Any = None, no_ack: bool = True, accept: Any = None, **options: Any
-    ) -> Any:
+        self,
+        channel: ChannelOrConnection | None = None,
+        no_ack: bool = True,
+        accept: Accept | None = None,
+        **options: Any,
+    ) -> messaging.Consumer:
         """A consumer of this node's queue.
 
         Arguments:
@@ -110,22 +125,24 @@ class Node:
                 raise InconsistencyError(W_PIDBOX_IN_USE.format(node=self)) from exc
             raise
 
-    def _channel_errors(self, channel: Any) -> Any:
+    def _channel_errors(self, channel: Any) -> ExceptionTypes:
         connection = self.mailbox.connection
         if connection is None:
             connection = getattr(getattr(channel, "connection", None), "client", None)
         return () if connection is None else connection.channel_errors
 
-    def handler(self, fun: Callable[..., Any]) -> Callable[..., Any]:
+    def handler(self, fun: _Handler) -> _Handler:
         """Add ``fun`` as the handler of the method with its name; a decorator."""
         self.handlers[fun.__name__] = fun  # type: ignore[index]
         return fun
 
-    def on_decode_error(self, message: Any, exc: BaseException) -> None:
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Called for a message that cannot be decoded; by default it is logged."""
         error("Cannot decode message: %r", exc, exc_info=True)
 
-    def listen(self, channel: Any = None, callback: Any = None) -> Any:
+    def listen(
+        self, channel: ChannelOrConnection | None = None, callback: Callback | None = None
+    ) -> messaging.Consumer:
         """Return a consumer that handles messages; it is not consuming yet."""
         consumer = self.Consumer(
             channel=channel,
@@ -138,8 +155,8 @@ class Node:
     def dispatch(
         self,
         method: str,
-        arguments: dict | None = None,
-        reply_to: dict | None = None,
+        arguments: dict[str, Any] | None = None,
+        reply_to: dict[str, Any] | None = None,
         ticket: str | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -178,7 +195,7 @@ class Node:
             )
         return reply
 
-    def handle(self, method: str, arguments: dict | None = None) -> Any:
+    def handle(self, method: str, arguments: dict[str, Any] | None = None) -> Any:
         """Call the handler of ``method``.
 
         Raises:
@@ -186,15 +203,15 @@ class Node:
         """
         return self.handlers[method](self.state, **(arguments or {}))  # type: ignore[index]
 
-    def handle_call(self, method: str, arguments: dict) -> Any:
+    def handle_call(self, method: str, arguments: dict[str, Any]) -> Any:
         """Handle a method that is answered."""
         return self.handle(method, arguments)
 
-    def handle_cast(self, method: str, arguments: dict) -> Any:
+    def handle_cast(self, method: str, arguments: dict[str, Any]) -> Any:
         """Handle a method that is not answered."""
         return self.handle(method, arguments)
 
-    def handle_message(self, body: dict, message: Any = None) -> Any:
+    def handle_message(self, body: dict[str, Any], message: Message | None = None) -> Any:
         """Handle a message, if it is for this node."""
         destination = body.get("destination")
         pattern, matcher = body.get("pattern"), body.get("matcher")
@@ -221,6 +238,9 @@ class Node:
             channel=self.channel,
             serializer=self.mailbox.serializer,
         )
+
+
+_Node = Node  # the mailbox has a method of that name
 
 
 class Mailbox:
@@ -260,11 +280,11 @@ class Mailbox:
         self,
         namespace: str,
         type: str = "direct",
-        connection: Any = None,
-        clock: Any = None,
-        accept: Any = None,
+        connection: Connection | None = None,
+        clock: LamportClock | None = None,
+        accept: Accept | None = None,
         serializer: str | None = None,
-        producer_pool: Any = None,
+        producer_pool: ProducerPool | None = None,
         queue_ttl: float | None = None,
         queue_expires: float | None = None,
         queue_durable: bool = False,
@@ -284,7 +304,7 @@ class Mailbox:
         self.exchange = self._get_exchange(namespace, type)
         self.reply_exchange = self._get_reply_exchange(namespace)
         # Answers that came while somebody else waited, by ticket.
-        self.unclaimed: dict[str, deque] = defaultdict(deque)
+        self.unclaimed: dict[str, deque[Any]] = defaultdict(deque)
         self.accept = self.accept if accept is None else accept
         self.serializer = self.serializer if serializer is None else serializer
         self.queue_ttl = queue_ttl
@@ -295,7 +315,7 @@ class Mailbox:
         self.reply_queue_expires = reply_queue_expires
         self._producer_pool = producer_pool
 
-    def __call__(self, connection: Any) -> Mailbox:
+    def __call__(self, connection: Connection) -> Self:
         """Return a copy that uses ``connection``."""
         bound = copy(self)
         bound.connection = connection
@@ -305,9 +325,9 @@ class Mailbox:
         self,
         hostname: str | None = None,
         state: Any = None,
-        channel: Any = None,
-        handlers: dict | None = None,
-    ) -> Any:
+        channel: Channel | None = None,
+        handlers: dict[str, Callable[..., Any]] | None = None,
+    ) -> _Node:
         """Make a node; its name is by default that of this host."""
         return self.node_cls(
             hostname or socket.gethostname(), state, channel, handlers, mailbox=self
@@ -315,13 +335,13 @@ class Mailbox:
 
     def call(
         self,
-        destination: Any,
+        destination: Sequence[str],
         command: str,
-        kwargs: dict | None = None,
+        kwargs: dict[str, Any] | None = None,
         timeout: float | None = None,
-        callback: Any = None,
-        channel: Any = None,
-    ) -> Any:
+        callback: Callable[[Any], Any] | None = None,
+        channel: Channel | None = None,
+    ) -> list[Any]:
         """Call a method of some nodes and return their answers.
 
         Arguments:
@@ -342,23 +362,25 @@ class Mailbox:
             channel=channel,
         )
 
-    def cast(self, destination: Any, command: str, kwargs: dict | None = None) -> Any:
+    def cast(
+        self, destination: Sequence[str], command: str, kwargs: dict[str, Any] | None = None
+    ) -> None:
         """Call a method of some nodes; no answers."""
-        return self._broadcast(command, kwargs or {}, destination, reply=False)
+        self._broadcast(command, kwargs or {}, destination, reply=False)
 
-    def abcast(self, command: str, kwargs: dict | None = None) -> Any:
+    def abcast(self, command: str, kwargs: dict[str, Any] | None = None) -> None:
         """Call a method of all nodes; no answers."""
-        return self._broadcast(command, kwargs or {}, reply=False)
+        self._broadcast(command, kwargs or {}, reply=False)
 
     def multi_call(
         self,
         command: str,
-        kwargs: dict | None = None,
+        kwargs: dict[str, Any] | None = None,
         timeout: float = 1,
         limit: int | None = None,
-        callback: Any = None,
-        channel: Any = None,
-    ) -> Any:
+        callback: Callable[[Any], Any] | None = None,
+        channel: Channel | None = None,
+    ) -> list[Any]:
         """Call a method of all nodes and return their answers.
 
         Arguments:
@@ -411,7 +433,11 @@ class Mailbox:
         )
 
     @contextmanager
-    def producer_or_acquire(self, producer: Any = None, channel: Any = None) -> Iterator[Any]:
+    def producer_or_acquire(
+        self,
+        producer: messaging.Producer | None = None,
+        channel: ChannelOrConnection | None = None,
+    ) -> Iterator[messaging.Producer]:
         """Yield ``producer``, or one of the pool, or one on ``channel``."""
         if producer:
             yield producer
@@ -427,8 +453,8 @@ class Mailbox:
         exchange: str,
         routing_key: str,
         ticket: str | None,
-        channel: Any = None,
-        producer: Any = None,
+        channel: Channel | None = None,
+        producer: messaging.Producer | None = None,
         **opts: Any,
     ) -> None:
         channel = channel or self.connection.default_channel
@@ -453,13 +479,13 @@ class Mailbox:
     def _publish(
         self,
         type: str,
-        arguments: dict,
-        destination: Any = None,
+        arguments: dict[str, Any],
+        destination: Sequence[str] | None = None,
         reply_ticket: str | None = None,
-        channel: Any = None,
+        channel: Channel | None = None,
         timeout: float | None = None,
         serializer: str | None = None,
-        producer: Any = None,
+        producer: messaging.Producer | None = None,
         pattern: str | None = None,
         matcher: str | None = None,
     ) -> None:
@@ -492,13 +518,13 @@ class Mailbox:
     def _broadcast(
         self,
         command: str,
-        arguments: dict | None = None,
-        destination: Any = None,
+        arguments: dict[str, Any] | None = None,
+        destination: Sequence[str] | None = None,
         reply: bool = False,
         timeout: float = 1,
         limit: int | None = None,
-        callback: Any = None,
-        channel: Any = None,
+        callback: Callable[[Any], Any] | None = None,
+        channel: Channel | None = None,
         serializer: str | None = None,
         pattern: str | None = None,
         matcher: str | None = None,
@@ -539,9 +565,9 @@ class Mailbox:
         ticket: str,
         limit: int | None = None,
         timeout: float | None = 1,
-        callback: Any = None,
-        channel: Any = None,
-        accept: Any = None,
+        callback: Callable[[Any], Any] | None = None,
+        channel: Channel | None = None,
+        accept: Accept | None = None,
     ) -> list[Any]:
         """Return the answers with ``ticket``, waiting for ``limit`` of them or ``timeout``."""
         accept = self.accept if accept is None else accept
@@ -555,7 +581,7 @@ class Mailbox:
         except KeyError:
             pass
 
-        def on_message(body: Any, message: Any) -> None:
+        def on_message(body: Any, message: Message) -> None:
             headers = message.headers
             self.clock.adjust(headers.get("clock") or 0)
             expires = headers.get("expires")
@@ -600,6 +626,6 @@ class Mailbox:
         return oid_from(self)
 
     @cached_property
-    def producer_pool(self) -> Any:
+    def producer_pool(self) -> ProducerPool | None:
         """The pool of producers, or None."""
         return maybe_evaluate(self._producer_pool)

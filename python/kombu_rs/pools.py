@@ -6,13 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .connection import Resource
 from .messaging import Producer
+from .resource import Resource
 from .utils.collections import EqualityDict
 from .utils.compat import register_after_fork
 from .utils.functional import lazy
+
+if TYPE_CHECKING:
+    from . import messaging
+    from .connection import Connection, ConnectionPool
 
 __all__ = (
     "ProducerPool",
@@ -25,18 +29,21 @@ __all__ = (
     "reset",
 )
 
+_Pool = TypeVar("_Pool", bound="Resource[Any]")
+_Group = TypeVar("_Group", bound="PoolGroup[Any]")
+
 _limit = [10]
 _groups: list[Any] = []
 use_global_limit = object()
 disable_limit_protection = os.environ.get("KOMBU_DISABLE_LIMIT_PROTECTION")
 
 
-def _after_fork_cleanup_group(group: PoolGroup) -> None:
+def _after_fork_cleanup_group(group: PoolGroup[Any]) -> None:
     # The sockets belong to the parent: forget the pools, do not close anything.
     group.clear()
 
 
-class ProducerPool(Resource):
+class ProducerPool(Resource[Producer]):
     """Producers, each with a connection of a connection pool while it is in use.
 
     Arguments:
@@ -48,7 +55,7 @@ class ProducerPool(Resource):
     Producer: Any = Producer
     close_after_fork = True
 
-    def __init__(self, connections: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connections: ConnectionPool, *args: Any, **kwargs: Any) -> None:
         self.connections = connections
         self.Producer = kwargs.pop("Producer", None) or self.Producer
         super().__init__(*args, **kwargs)
@@ -56,7 +63,7 @@ class ProducerPool(Resource):
     def _acquire_connection(self) -> Any:
         return self.connections.acquire(block=True)
 
-    def create_producer(self) -> Any:
+    def create_producer(self) -> messaging.Producer:
         """Make a producer over a connection of the pool."""
         connection = self._acquire_connection()
         try:
@@ -77,7 +84,7 @@ class ProducerPool(Resource):
     def close_resource(self, resource: Any) -> None:
         """Give up a producer; its connection goes on in its own pool."""
 
-    def prepare(self, p: Any) -> Any:
+    def prepare(self, p: Any) -> messaging.Producer:
         """Evaluate the promise, and give the producer a connection if it has none."""
         if callable(p):
             p = p()
@@ -99,7 +106,7 @@ class ProducerPool(Resource):
         super().release(resource)
 
 
-class PoolGroup(EqualityDict):
+class PoolGroup(EqualityDict[_Pool]):
     """Pools by what they are made from; a lookup makes the pool.
 
     Arguments:
@@ -113,26 +120,26 @@ class PoolGroup(EqualityDict):
         if close_after_fork and register_after_fork is not None:
             register_after_fork(self, _after_fork_cleanup_group)
 
-    def create(self, resource: Any, limit: int | None) -> Any:
+    def create(self, resource: Any, limit: int | None) -> _Pool:
         """Make the pool of ``resource``; subclasses say how."""
         raise NotImplementedError("PoolGroups must define ``create``")
 
-    def __missing__(self, resource: Any) -> Any:
+    def __missing__(self, resource: Any) -> _Pool:
         limit = get_limit() if self.limit is use_global_limit else self.limit
         pool = self[resource] = self.create(resource, limit)
         return pool
 
 
-def register_group(group: PoolGroup) -> PoolGroup:
+def register_group(group: _Group) -> _Group:
     """Add a group to those that :func:`set_limit` and :func:`reset` work on."""
     _groups.append(group)
     return group
 
 
-class Connections(PoolGroup):
+class Connections(PoolGroup["ConnectionPool"]):
     """Connection pools by connection."""
 
-    def create(self, connection: Any, limit: int | None) -> Any:
+    def create(self, connection: Connection, limit: int | None) -> ConnectionPool:
         """Make a pool of connections like ``connection``."""
         return connection.Pool(limit=limit)
 
@@ -140,10 +147,10 @@ class Connections(PoolGroup):
 connections = register_group(Connections(limit=use_global_limit))
 
 
-class Producers(PoolGroup):
+class Producers(PoolGroup[ProducerPool]):
     """Producer pools by connection."""
 
-    def create(self, connection: Any, limit: int | None) -> ProducerPool:
+    def create(self, connection: Connection, limit: int | None) -> ProducerPool:
         """Make a pool of producers over the connection pool of ``connection``."""
         return ProducerPool(connections[connection], limit=limit)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from contextlib import nullcontext, suppress
 from queue import Empty, LifoQueue
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from . import exceptions
 from .utils.compat import register_after_fork
 from .utils.functional import lazy
 
+_T = TypeVar("_T")
 
-def _after_fork_cleanup_resource(resource: Resource) -> None:
+
+def _after_fork_cleanup_resource(resource: Resource[Any]) -> None:
     # Another thread of the parent may have held the lock of the queue: it will
     # never be released here. And the pool stays open: a child that was handed
     # it makes things of its own.
@@ -27,7 +29,7 @@ def _checked_limit(limit: Any) -> int | None:
     return limit
 
 
-class Resource:
+class Resource(Generic[_T]):
     """A pool; subclasses say what of (:meth:`setup`, :meth:`new`, :meth:`prepare`).
 
     The thing used last is handed out first, so that what is not needed stays idle.
@@ -75,7 +77,7 @@ class Resource:
         # All were replaced or lost, none are in use.
         self._resource.put_nowait(self.new())
 
-    def acquire(self, block: bool = False, timeout: float | None = None) -> Any:
+    def acquire(self, block: bool = False, timeout: float | None = None) -> _T:
         """Take a thing out of the pool; its ``release()`` gives it back.
 
         Arguments:

@@ -151,7 +151,7 @@ class _Autoretry:
     """The function of :meth:`Connection.autoretry`, with the channel that it goes on with."""
 
     def __init__(
-        self, connection: Any, fun: Callable[..., Any], channel: Any, options: dict
+        self, connection: Any, fun: Callable[..., Any], channel: Any, options: dict[str, Any]
     ) -> None:
         self.__name__ = getattr(fun, "__name__", None)
         self.__module__ = getattr(fun, "__module__", __name__)

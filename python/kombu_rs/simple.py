@@ -6,10 +6,16 @@ from collections import deque
 from queue import Empty
 from time import monotonic
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import entity, messaging
 from .connection import maybe_channel
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .message import Message
+    from .protocols import Accept, ChannelOrConnection
 
 __all__ = ("SimpleQueue", "SimpleBuffer")
 
@@ -27,7 +33,7 @@ class SimpleBase:
     Empty = Empty
     _consuming = False
 
-    def __enter__(self) -> SimpleBase:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -38,16 +44,22 @@ class SimpleBase:
     ) -> None:
         self.close()
 
-    def __init__(self, channel: Any, producer: Any, consumer: Any, no_ack: bool = False) -> None:
+    def __init__(
+        self,
+        channel: ChannelOrConnection,
+        producer: messaging.Producer,
+        consumer: messaging.Consumer,
+        no_ack: bool = False,
+    ) -> None:
         self.channel = maybe_channel(channel)
         self.producer = producer
         self.consumer = consumer
         self.no_ack = no_ack
         self.queue = self.consumer.queues[0]
-        self.buffer: deque = deque()
+        self.buffer: deque[Message] = deque()
         self.consumer.register_callback(self._receive)
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+    def get(self, block: bool = True, timeout: float | None = None) -> Message:
         """Return the next message.
 
         Arguments:
@@ -75,7 +87,7 @@ class SimpleBase:
             except TimeoutError:
                 raise self.Empty() from None
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> Message:
         """Return the next message if one is there.
 
         Raises:
@@ -90,7 +102,7 @@ class SimpleBase:
         self,
         message: Any,
         serializer: str | None = None,
-        headers: dict | None = None,
+        headers: dict[str, Any] | None = None,
         compression: str | None = None,
         routing_key: str | None = None,
         **kwargs: Any,
@@ -158,23 +170,22 @@ class SimpleQueue(SimpleBase):
 
     def __init__(
         self,
-        channel: Any,
-        name: Any,
+        channel: ChannelOrConnection,
+        name: str | entity.Queue,
         no_ack: bool | None = None,
-        queue_opts: dict | None = None,
-        queue_args: dict | None = None,
-        exchange_opts: dict | None = None,
+        queue_opts: dict[str, Any] | None = None,
+        queue_args: dict[str, Any] | None = None,
+        exchange_opts: dict[str, Any] | None = None,
         serializer: str | None = None,
         compression: str | None = None,
-        accept: Any = None,
+        accept: Accept | None = None,
     ) -> None:
-        queue = name
         queue_opts = {**self.queue_opts, **(queue_opts or {})}
         queue_args = {**self.queue_args, **(queue_args or {})}
         exchange_opts = {**self.exchange_opts, **(exchange_opts or {})}
         no_ack = self.no_ack if no_ack is None else no_ack
-        if isinstance(queue, entity.Queue):
-            exchange, routing_key = queue.exchange, queue.routing_key
+        if isinstance(name, entity.Queue):
+            queue, exchange, routing_key = name, name.exchange, name.routing_key
         else:
             exchange, routing_key = entity.Exchange(name, **exchange_opts), name
             queue = entity.Queue(

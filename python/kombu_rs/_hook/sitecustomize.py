@@ -14,7 +14,7 @@ class _Refuse:
     """Finds kombu in a Python that does not have kombu-rs: raises instead of using another."""
 
     @staticmethod
-    def find_spec(fullname, path=None, target=None):
+    def find_spec(fullname: str, path: object = None, target: object = None) -> None:
         if fullname == "kombu" or fullname.startswith("kombu."):
             raise ImportError(
                 "this process runs below 'kombu-rs run', but kombu-rs is not installed for "
@@ -22,10 +22,9 @@ class _Refuse:
                 "without PYTHONPATH",
                 name=fullname,
             )
-        return None
 
 
-def _install():
+def _install() -> None:
     if importlib.util.find_spec("kombu_rs") is None:
         sys.meta_path.insert(0, _Refuse)
         return
@@ -40,7 +39,7 @@ def _install():
         os._exit(1)
 
 
-def _chain():
+def _chain() -> None:
     """Run the sitecustomize that this one hides."""
     here = os.path.realpath(os.path.dirname(__file__))
     rest = [entry for entry in sys.path if os.path.realpath(entry or os.curdir) != here]

@@ -22,7 +22,7 @@ from ..utils.eventio import ERR, READ, WRITE, poll
 from ..utils.functional import maybe_list
 from ..utils.objects import cached_property
 from .promise import promise
-from .timer import Timer
+from .timer import Entry, Timer
 from .waker import Waker
 
 __all__ = ("Hub", "get_event_loop", "set_event_loop")
@@ -75,6 +75,8 @@ class Hub:
 
     #: Callbacks for when the hub is closed or reset, called with it; a set of each hub's own.
     on_close: set[Callable[[Hub], Any]] = None  # type: ignore[assignment]
+
+    timer: Timer
 
     def __init__(self, timer: Any = None) -> None:
         self.timer = timer if timer is not None else Timer()
@@ -211,15 +213,15 @@ class Hub:
             waker.wake()
         return callback
 
-    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> Any:
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> Entry:
         """Make a call in ``delay`` seconds; return the timer's entry."""
         return self.timer.call_after(delay, callback, args)
 
-    def call_at(self, when: Any, callback: Callable[..., Any], *args: Any) -> Any:
+    def call_at(self, when: Any, callback: Callable[..., Any], *args: Any) -> Entry | None:
         """Make a call at ``when`` (see :meth:`Timer.call_at`); return the timer's entry."""
         return self.timer.call_at(when, callback, args)
 
-    def call_repeatedly(self, delay: float, callback: Callable[..., Any], *args: Any) -> Any:
+    def call_repeatedly(self, delay: float, callback: Callable[..., Any], *args: Any) -> Entry:
         """Make a call every ``delay`` seconds; return the timer's entry."""
         return self.timer.call_repeatedly(delay, callback, args)
 

@@ -7,10 +7,13 @@ from datetime import datetime, timezone, tzinfo
 from functools import total_ordering
 from heapq import heapify, heappop, heappush
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import proxy as weakrefproxy
 
 from ..log import get_logger
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ("Entry", "Timer", "to_timestamp")
 
@@ -98,6 +101,9 @@ class Entry:
     __hash__ = object.__hash__
 
 
+_Entry = Entry  # the timer has an attribute of that name
+
+
 class Timer:
     """A schedule; iterating over it says what is due.
 
@@ -108,7 +114,7 @@ class Timer:
             second logged.
     """
 
-    Entry: Any = Entry
+    Entry: type[_Entry] = Entry
     on_error: Callable[[BaseException], Any] | None = None
 
     def __init__(
@@ -121,7 +127,7 @@ class Timer:
         self.on_error = on_error or self.on_error
         self._queue: list[scheduled] = []
 
-    def __enter__(self) -> Timer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
@@ -134,7 +140,7 @@ class Timer:
         args: Any = (),
         kwargs: Any = None,
         priority: int = 0,
-    ) -> Any:
+    ) -> _Entry | None:
         """Call ``fun`` at ``eta``.
 
         Arguments:
@@ -149,7 +155,7 @@ class Timer:
         args: Any = (),
         kwargs: Any = None,
         priority: int = 0,
-    ) -> Any:
+    ) -> _Entry:
         """Call ``fun`` in ``secs`` seconds."""
         return self.enter_after(secs, self.Entry(fun, args, kwargs), priority)
 
@@ -160,7 +166,7 @@ class Timer:
         args: Any = (),
         kwargs: Any = None,
         priority: int = 0,
-    ) -> Any:
+    ) -> _Entry:
         """Call ``fun`` every ``secs`` seconds until the entry is cancelled, whatever it raises."""
 
         def tick(*args: Any, **kwargs: Any) -> Any:

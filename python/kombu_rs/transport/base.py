@@ -140,6 +140,9 @@ class Management:
         raise _LeftBlank(self, "get_bindings")
 
 
+_Management = Management  # transports have an attribute of that name
+
+
 class Implements(dict[str, Any]):
     """What a transport can do: a dictionary whose items are attributes too."""
 
@@ -295,7 +298,7 @@ class Transport:
         return self.Management(self)
 
     @cached_property
-    def manager(self) -> Any:
+    def manager(self) -> _Management:
         """What it offers to manage the broker."""
         return self.get_manager()
 

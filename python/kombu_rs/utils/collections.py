@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+_V = TypeVar("_V")
 
 
-class HashedSeq(list):
+class HashedSeq(list[Any]):
     """A sequence that is hashed once, when it is made."""
 
     __slots__ = ("hashvalue",)
@@ -27,22 +29,23 @@ def eqhash(o: Any) -> Any:
     return method()
 
 
-class EqualityDict(dict):
+class EqualityDict(dict[Any, _V]):
     """A dict whose keys are compared by :func:`eqhash`.
 
     Connections with equal parameters thus share one entry (and one pool).
     """
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Any) -> _V:
         h = eqhash(key)
         if h in self:
             return super().__getitem__(h)
         missing = getattr(self, "__missing__", None)
         if missing is None:
             raise KeyError(key)
-        return missing(key)
+        value: _V = missing(key)
+        return value
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: Any, value: _V) -> None:
         super().__setitem__(eqhash(key), value)
 
     def __delitem__(self, key: Any) -> None:

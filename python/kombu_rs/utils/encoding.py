@@ -7,7 +7,7 @@ not take the program down.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, overload
 
 #: File whose encoding is used for output instead of the file system's.
 default_encoding_file: Any = None
@@ -30,11 +30,19 @@ def default_encoding(file: Any = None) -> str:
     return getattr(file, "encoding", None) or sys.getfilesystemencoding()
 
 
+@overload
+def str_to_bytes(s: str | bytes) -> bytes: ...
+@overload
+def str_to_bytes(s: Any) -> Any: ...
 def str_to_bytes(s: Any) -> Any:
     """Encode text as UTF-8; anything else is returned as it is."""
     return s.encode() if isinstance(s, str) else s
 
 
+@overload
+def bytes_to_str(s: str | bytes) -> str: ...
+@overload
+def bytes_to_str(s: Any) -> Any: ...
 def bytes_to_str(s: Any) -> Any:
     """Decode bytes as UTF-8 (bad bytes become U+FFFD); anything else is returned as it is."""
     return s.decode(errors="replace") if isinstance(s, bytes) else s
@@ -45,6 +53,10 @@ def from_utf8(s: Any, *args: Any, **kwargs: Any) -> Any:
     return s
 
 
+@overload
+def ensure_bytes(s: str | bytes) -> bytes: ...
+@overload
+def ensure_bytes(s: Any) -> Any: ...
 def ensure_bytes(s: Any) -> Any:
     """Encode text as UTF-8; bytes and anything else are returned as they are."""
     return str_to_bytes(s)

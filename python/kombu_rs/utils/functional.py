@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from itertools import count, repeat
 from time import sleep, time
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from .encoding import safe_repr as _safe_repr
 
@@ -22,6 +22,8 @@ __all__ = (
     "dictfilter",
     "retry_over_time",
 )
+
+_T = TypeVar("_T")
 
 #: Separates positional from keyword arguments in the keys of :func:`memoize`.
 KEYWORD_MARK = object()
@@ -50,7 +52,7 @@ class ChannelPromise:
         return f"<promise: 0x{id(self.__contract__):x}>"
 
 
-class LRUCache(UserDict):
+class LRUCache(UserDict[Any, Any]):
     """A dict that drops the keys that were not used for longest. Threads may share it.
 
     Arguments:
@@ -136,7 +138,7 @@ class LRUCache(UserDict):
 def memoize(
     maxsize: int | None = None,
     keyfun: Callable[[tuple[Any, ...], dict[str, Any]], Any] | None = None,
-    Cache: type = LRUCache,
+    Cache: Callable[..., Any] = LRUCache,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a function so that results are kept per arguments.
 
@@ -246,6 +248,10 @@ def is_list(
     return isinstance(obj, iters) and not isinstance(obj, scalars or ())
 
 
+@overload
+def maybe_list(obj: str, scalars: tuple[type, ...] = (Mapping, str)) -> list[str]: ...
+@overload
+def maybe_list(obj: Any, scalars: tuple[type, ...] = (Mapping, str)) -> Any: ...
 def maybe_list(obj: Any, scalars: tuple[type, ...] = (Mapping, str)) -> Any:
     """Put ``obj`` into a list unless it is one (see :func:`is_list`) or ``None``."""
     return obj if obj is None or is_list(obj, scalars) else [obj]
@@ -257,7 +263,7 @@ def dictfilter(d: Mapping[Any, Any] | None = None, **kw: Any) -> dict[Any, Any]:
     return {k: v for k, v in merged.items() if v is not None}
 
 
-def shufflecycle(it: Iterable[Any]) -> Iterator[Any]:
+def shufflecycle(it: Iterable[_T]) -> Iterator[_T]:
     """Yield one of ``it`` at random, for ever, shuffling before each."""
     import random
 
@@ -304,18 +310,18 @@ def fxrangemax(
 
 
 def retry_over_time(
-    fun: Callable[..., Any],
+    fun: Callable[..., _T],
     catch: type[BaseException] | tuple[type[BaseException], ...],
     args: Iterable[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
-    errback: Callable[[BaseException, Iterator[float], int], float] | None = None,
+    errback: Callable[[Any, Iterator[float], int], float] | None = None,
     max_retries: int | None = None,
     interval_start: float = 2,
     interval_step: float = 2,
     interval_max: float = 30,
     callback: Callable[[], Any] | None = None,
     timeout: float | None = None,
-) -> Any:
+) -> _T:
     """Call ``fun`` until it does not raise ``catch``, and return its result.
 
     Arguments:
@@ -354,7 +360,7 @@ def retry_over_time(
                 callback()
             sleep(min(pause, 1.0))
             pause -= 1.0
-    return None
+    return None  # type: ignore[return-value]  # not reached: there is always one more try
 
 
 def reprkwargs(kwargs: Mapping[Any, Any], sep: str = ", ", fmt: str = "{0}={1}") -> str:

@@ -27,7 +27,7 @@ class FairCycle(_native.FairCycle):
         resources: Any,
         predicate: type[BaseException] = Exception,
     ) -> FairCycle:
-        return super().__new__(cls, fun, resources, predicate)  # type: ignore[return-value]
+        return super().__new__(cls, fun, resources, predicate)
 
 
 class round_robin_cycle:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from urllib.parse import parse_qsl, quote, unquote, urlparse
+
+if TYPE_CHECKING:
+    import ssl
 
 safequote = partial(quote, safe="")
 
@@ -107,6 +110,10 @@ def _mask_anything(url: str, mask: str | None = "**") -> str:
     return masked.partition("?")[0]
 
 
+@overload
+def maybe_sanitize_url(url: str, mask: str | None = "**") -> str: ...
+@overload
+def maybe_sanitize_url(url: Any, mask: str | None = "**") -> Any: ...
 def maybe_sanitize_url(url: Any, mask: str | None = "**") -> Any:
     """Like :func:`sanitize_url`, for anything: what is no URL is returned as it is.
 
@@ -123,7 +130,7 @@ def maybe_sanitize_url(url: Any, mask: str | None = "**") -> Any:
         return _mask_anything(url, mask)
 
 
-def parse_ssl_cert_reqs(query_value: str) -> Any:
+def parse_ssl_cert_reqs(query_value: str) -> ssl.VerifyMode | None:
     """Return the :class:`ssl.VerifyMode` for ``CERT_REQUIRED``, ``required`` and so on.
 
     Returns:

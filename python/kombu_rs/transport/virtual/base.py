@@ -10,7 +10,7 @@ from contextlib import suppress
 from multiprocessing.util import Finalize
 from queue import Empty
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...exceptions import ChannelError, ResourceError
 from ...log import get_logger
@@ -21,6 +21,9 @@ from ...utils.uuid import uuid
 from .. import base
 from .exchange import STANDARD_EXCHANGE_TYPES
 from .state import BrokerState, binding_key_t, queue_binding_t, queue_declare_ok_t
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = (
     "AbstractChannel",
@@ -74,7 +77,7 @@ class UndeliverableWarning(UserWarning):
     """A message matched no binding."""
 
 
-class Deliveries(OrderedDict):
+class Deliveries(OrderedDict[Any, Any]):
     """Unacknowledged messages by delivery tag, in the order they came."""
 
     #: Set when they were put back at the end.
@@ -354,7 +357,7 @@ class Channel(AbstractChannel, base.StdChannel):
         type: str = "direct",
         durable: bool = False,
         auto_delete: bool = False,
-        arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
         nowait: bool = False,
         passive: bool = False,
     ) -> None:
@@ -402,7 +405,7 @@ class Channel(AbstractChannel, base.StdChannel):
         source: str = "",
         routing_key: str = "",
         nowait: bool = False,
-        arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
     ) -> None:
         """Not supported."""
         raise NotImplementedError("transport does not support exchange_bind")
@@ -413,7 +416,7 @@ class Channel(AbstractChannel, base.StdChannel):
         source: str = "",
         routing_key: str = "",
         nowait: bool = False,
-        arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
     ) -> None:
         """Not supported."""
         raise NotImplementedError("transport does not support exchange_unbind")
@@ -487,7 +490,7 @@ class Channel(AbstractChannel, base.StdChannel):
         queue: str,
         exchange: str | None = None,
         routing_key: str = "",
-        arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Bind a queue to an exchange.
@@ -515,7 +518,7 @@ class Channel(AbstractChannel, base.StdChannel):
         queue: str,
         exchange: str | None = None,
         routing_key: str = "",
-        arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Remove a binding."""
@@ -563,8 +566,8 @@ class Channel(AbstractChannel, base.StdChannel):
         priority: int | None = None,
         content_type: str | None = None,
         content_encoding: str | None = None,
-        headers: dict | None = None,
-        properties: dict | None = None,
+        headers: dict[str, Any] | None = None,
+        properties: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Make a message, as a dictionary."""
         properties = properties or {}
@@ -644,7 +647,7 @@ class Channel(AbstractChannel, base.StdChannel):
         self.connection._callbacks.pop(queue, None)
         self._reset_cycle()
 
-    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> base.Message | None:
         """Take a message, or None."""
         try:
             message = self.Message(self._get(queue), channel=self)
@@ -694,7 +697,7 @@ class Channel(AbstractChannel, base.StdChannel):
             return self._poll(self.cycle, callback, timeout=timeout)
         raise Empty()
 
-    def message_to_python(self, raw_message: Any) -> Any:
+    def message_to_python(self, raw_message: Any) -> base.Message:
         """Make a dictionary a :class:`Message`."""
         if isinstance(raw_message, self.Message):
             return raw_message
@@ -743,7 +746,7 @@ class Channel(AbstractChannel, base.StdChannel):
     def _reset_cycle(self) -> None:
         self._cycle = FairCycle(self._get_and_deliver, self._active_queues, Empty)
 
-    def __enter__(self) -> Channel:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

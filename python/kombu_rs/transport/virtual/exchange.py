@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar
 
 # One row of an exchange's table: routing key, pattern (if the type has them), queue.
@@ -24,7 +24,7 @@ class ExchangeType:
 
     def lookup(
         self, table: Iterable[Row], exchange: str, routing_key: str, default: Any
-    ) -> set[str]:
+    ) -> Collection[str]:
         """Return the queues that get a message.
 
         Arguments:
@@ -46,7 +46,7 @@ class ExchangeType:
         type: str,
         durable: bool,
         auto_delete: bool,
-        arguments: dict | None,
+        arguments: dict[str, Any] | None,
     ) -> bool:
         """Whether an exchange may be declared so again, having been declared as ``prev``."""
         return (

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict, namedtuple
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 binding_key_t = namedtuple("binding_key_t", ("queue", "exchange", "routing_key"))
 
 queue_binding_t = namedtuple("queue_binding_t", ("exchange", "routing_key", "arguments"))
 
-#: The answer to a queue's declaration.
-queue_declare_ok_t = namedtuple("queue_declare_ok_t", ("queue", "message_count", "consumer_count"))
+
+class queue_declare_ok_t(NamedTuple):
+    """The answer to a queue's declaration."""
+
+    queue: str
+    message_count: int
+    consumer_count: int
 
 
 class BrokerState:
