@@ -26,8 +26,8 @@ __all__ = ("Channel", "QoS", "Transport", "queue_declare_ok_t")
 
 QoS = _native.QoS
 
-# Options that Kombu keeps with the transport's but that say how a connection is made.
-_CONNECTION_OPTIONS = frozenset(
+#: Options that Kombu keeps with the transport's but that say how a connection is made.
+CONNECTION_OPTIONS = frozenset(
     {
         "max_retries",
         "interval_start",
@@ -40,6 +40,9 @@ _CONNECTION_OPTIONS = frozenset(
         "retry_errors",
     }
 )
+
+#: Options of channels and transports, which the core does not see.
+CHANNEL_OPTIONS = frozenset({"body_encoding", "deadletter_queue", "polling_interval"})
 
 
 # Methods that native code does not call by name, unless a class or an object has its own.
@@ -164,7 +167,7 @@ class Transport(_native.Transport, base.Transport):  # type: ignore[misc]
         options = {
             name: value
             for name, value in (getattr(client, "transport_options", None) or {}).items()
-            if name not in _CONNECTION_OPTIONS
+            if name not in CONNECTION_OPTIONS and name not in CHANNEL_OPTIONS
         }
         if getattr(client, "ssl", None):
             options.setdefault("ssl", _plain_ssl(client.ssl))

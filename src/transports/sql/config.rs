@@ -3,38 +3,16 @@
 use crate::error::{Error, Result};
 use crate::transport::Url;
 use crate::transport::schemes::Options;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long to wait for a database that others keep locked, unless told otherwise.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Options of `sqlalchemy.create_engine` and of Kombu's connection that stock Kombu accepts here;
-/// they have no meaning without SQLAlchemy's pool, and are let through so that settings can stay.
-const IGNORED: &[&str] = &[
-    "callback",
-    "echo",
-    "echo_pool",
-    "errback",
-    "future",
-    "hide_parameters",
-    "interval_max",
-    "interval_start",
-    "interval_step",
-    "logging_name",
-    "max_overflow",
-    "max_retries",
-    "poolclass",
-    "pool_logging_name",
-    "pool_pre_ping",
-    "pool_recycle",
-    "pool_reset_on_return",
-    "pool_size",
-    "pool_timeout",
-    "pool_use_lifo",
-    "retry_errors",
-];
+/// Where everything else is served.
+const SQLALCHEMY: &str =
+    " (in Python, kombu_rs.transport.sqlalchemy serves the rest, with SQLAlchemy)";
 
 /// Where the tables are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -110,24 +88,12 @@ impl Config {
             "synchronous" => {
                 self.synchronous = typed(name, value, "\"normal\" or \"full\"")?;
             }
-            "connect_args" => self.set_connect_args(value)?,
-            _ if IGNORED.contains(&name) => {}
             _ => {
                 return Err(Error::invalid(format!(
-                    "unknown transport option {name:?} for an SQL broker; known are \
-                     busy_timeout, connect_args, message_tablename, queue_tablename, synchronous"
+                    "unknown transport option {name:?} for a file of SQLite; known are \
+                     busy_timeout, message_tablename, queue_tablename, synchronous{SQLALCHEMY}"
                 )));
             }
-        }
-        Ok(())
-    }
-
-    /// `connect_args` of SQLAlchemy: the arguments of `sqlite3.connect`, of which `timeout` counts.
-    fn set_connect_args(&mut self, value: &Value) -> Result<()> {
-        let arguments: Map<String, Value> = typed("connect_args", value, "a mapping")?;
-        if let Some(timeout) = arguments.get("timeout") {
-            let name = "connect_args.timeout";
-            self.busy_timeout = seconds(name, typed(name, timeout, "a number of seconds")?)?;
         }
         Ok(())
     }
@@ -169,12 +135,13 @@ fn parse_url(url: &Url) -> Result<(Location, Option<Duration>)> {
     }
     if dialect != "sqlite" {
         return Err(Error::unsupported(format!(
-            "SQL dialect {dialect:?} is not available yet; available is sqlite"
+            "SQL dialect {dialect:?} is not served natively, sqlite is{SQLALCHEMY}"
         )));
     }
     if driver != "pysqlite" {
         return Err(Error::unsupported(format!(
-            "SQLite driver {driver:?} is not available; the URL needs none: sqla+sqlite:///path"
+            "SQLite driver {driver:?} is not served natively, the URL needs none: \
+             sqla+sqlite:///path{SQLALCHEMY}"
         )));
     }
     if url.hostname.is_some() || url.port.is_some() || url.userid.is_some() {
@@ -204,11 +171,10 @@ fn parse_query(query: &[(String, String)]) -> Result<Option<Duration>> {
                 })?;
                 timeout = Some(seconds("timeout", number)?);
             }
-            // Arguments of `sqlite3.connect` about Python's own connection objects.
-            "check_same_thread" | "cached_statements" | "isolation_level" => {}
             _ => {
                 return Err(Error::invalid(format!(
-                    "unknown URL argument {name:?} for an SQLite broker; known is timeout"
+                    "unknown URL argument {name:?} for a file of SQLite; known is \
+                     timeout{SQLALCHEMY}"
                 )));
             }
         }
@@ -269,6 +235,8 @@ mod tests {
             ("sqla+sqlite://host/x.db", json!({}), ErrorKind::Invalid, "three slashes"),
             ("sqla+sqlite:///x.db?mode=ro", json!({}), ErrorKind::Invalid, "\"mode\""),
             ("sqla+sqlite:///x.db", json!({"nonsense": 1}), ErrorKind::Invalid, "\"nonsense\""),
+            // Nothing of SQLAlchemy's is accepted and ignored.
+            ("sqla+sqlite:///x.db", json!({"pool_size": 1}), ErrorKind::Invalid, "SQLAlchemy"),
             ("sqla+sqlite:///x.db", json!({"busy_timeout": "x"}), ErrorKind::Type, "busy_timeout"),
             ("sqla+sqlite:///x.db", json!({"busy_timeout": -1}), ErrorKind::Invalid, "negative"),
             ("sqla+sqlite:///x.db", json!({"synchronous": "off"}), ErrorKind::Type, "\"full\""),
@@ -283,11 +251,11 @@ mod tests {
     }
 
     #[test]
-    fn table_names_and_engine_arguments() {
+    fn options_of_our_own() {
         let config = parse(
             "sqla+sqlite:///x.db",
-            json!({"queue_tablename": "q", "message_tablename": "m", "pool_recycle": 3,
-                   "connect_args": {"timeout": 4}, "synchronous": "full"}),
+            json!({"queue_tablename": "q", "message_tablename": "m", "busy_timeout": 4,
+                   "synchronous": "full"}),
         )
         .unwrap();
         assert_eq!((&*config.queue_table, &*config.message_table), ("q", "m"));

@@ -37,7 +37,7 @@ BODIES = {
 }
 
 
-@pytest.fixture(params=["redis", "sqlite"])
+@pytest.fixture(params=["redis", "sqlite", "sqlalchemy"])
 def url(request: pytest.FixtureRequest) -> str:
     """A broker that nobody has used yet."""
     return str(request.getfixturevalue(f"{request.param}_url"))
