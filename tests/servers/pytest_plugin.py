@@ -58,3 +58,9 @@ def authority() -> Authority:
 def sqlite_url(tmp_path: Path) -> str:
     """A `sqla+sqlite` URL of a database file that is not there yet."""
     return f"sqla+sqlite:///{tmp_path / 'broker.sqlite'}"
+
+
+@pytest.fixture
+def sqlalchemy_url(sqlite_url: str) -> str:
+    """The same, for SQLAlchemy: the argument is none of the native engine's."""
+    return f"{sqlite_url}?cached_statements=64"
