@@ -67,10 +67,10 @@ class Transport(virtual.Transport):
     driver_name = "sqlalchemy"
 
     #: Errors after which it helps to connect again.
-    connection_errors = _ConnectionErrors()  # type: ignore[assignment]
+    connection_errors = _ConnectionErrors()
 
     def __new__(cls, client: Any = None, **kwargs: Any) -> Any:
-        chosen = cls.class_for(client) if client is not None else cls
+        chosen: Any = cls.class_for(client) if client is not None else cls
         if chosen is cls:
             return super().__new__(cls)
         return chosen.__new__(chosen, client, **kwargs)

@@ -82,7 +82,7 @@ class Queue:
     name = Column(String(200), unique=True)
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = name  # type: ignore[assignment]
 
     def __str__(self) -> str:
         return f"<Queue({self.name})>"
@@ -120,7 +120,7 @@ class Message:
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
 
     def __init__(self, payload: str, queue: Any) -> None:
-        self.payload = payload
+        self.payload = payload  # type: ignore[assignment]
         self.queue = queue
 
     def __str__(self) -> str:
