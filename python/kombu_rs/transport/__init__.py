@@ -24,6 +24,7 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "redis": f"{__name__}.redis:Transport",
     "rediss": f"{__name__}.redis:Transport",
     "mongodb": f"{__name__}.mongodb:Transport",
+    "pgmq": f"{__name__}.pgmq:Transport",
     "sqla": f"{__name__}.sqlalchemy:Transport",
     "sqlalchemy": f"{__name__}.sqlalchemy:Transport",
     # Kombu's names that have no transport here yet. They are names all the same: their URLs
@@ -37,7 +38,6 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "consul": f"{__name__}.pending:Consul",
     "etcd": f"{__name__}.pending:Etcd",
     "gcpubsub": f"{__name__}.pending:GCPubSub",
-    "pgmq": f"{__name__}.pending:PGMQ",
     # And those that nobody can connect to any more.
     "qpid": f"{__name__}.qpid:Transport",
     "SLMQ": f"{__name__}.SLMQ:Transport",

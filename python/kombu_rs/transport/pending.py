@@ -71,10 +71,3 @@ class GCPubSub(Pending):
 
     driver_type = "gcpubsub"
     can_parse_url = True
-
-
-class PGMQ(Pending):
-    """PostgreSQL with pgmq; its client reads the URL itself."""
-
-    driver_type = "pgmq"
-    can_parse_url = True
