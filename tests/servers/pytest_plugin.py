@@ -11,6 +11,7 @@ import pytest
 from .certificates import Authority
 from .process import temporary_folder
 from .proxy import FaultProxy
+from .rabbitmq import RabbitMQServer
 from .redis import RedisServer
 
 
@@ -39,6 +40,27 @@ def new_redis() -> Iterator[Callable[..., RedisServer]]:
     """Starts a Redis server of the test's own: ``new_redis(appendonly=True, ...)``."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(RedisServer(**options))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(authority: Authority) -> Iterator[RabbitMQServer]:
+    """The RabbitMQ node that tests share, with a TLS listener; do not stop it."""
+    with RabbitMQServer(tls=authority) as server:
+        yield server
+
+
+@pytest.fixture
+def rabbitmq_vhost(rabbitmq_server: RabbitMQServer) -> Iterator[str]:
+    """An empty virtual host of the shared node, gone with its connections after the test."""
+    name = rabbitmq_server.new_vhost()
+    yield name
+    rabbitmq_server.delete_vhost(name)
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_server: RabbitMQServer, rabbitmq_vhost: str) -> str:
+    """The URL of an empty virtual host of the shared node."""
+    return rabbitmq_server.url(rabbitmq_vhost)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ __all__ = ("Channel", "Connection", "Message", "Transport")
 DEFAULT_PORT = 5672
 DEFAULT_SSL_PORT = 5671
 
-NO_SSL_ERROR = "librabbitmq has no TLS: use amqps://, or a tunnel"
+NO_SSL_ERROR = "ssl not supported by librabbitmq, please use pyamqp:// or stunnel"
 W_VERSION = "librabbitmq version too old to tell the broker's version: 1.0 or later does"
 
 

@@ -178,6 +178,7 @@ class Transport(base.Transport):
         super().__init__(client, **kwargs)
         self.default_port = default_port or self.default_port
         self.default_ssl_port = default_ssl_port or self.default_ssl_port
+        self._last: Any = None
 
     def driver_version(self) -> str:
         """Version of py-amqp."""
@@ -222,10 +223,17 @@ class Transport(base.Transport):
             "heartbeat": client.heartbeat,
             **(client.transport_options or {}),
         }
-        connection = self.Connection(**options)
+        self._forget_lost()
+        connection = self._last = self.Connection(**options)
         connection.client = client
         connection.connect()
         return connection
+
+    def _forget_lost(self) -> None:
+        """Close the socket of a lost connection: its channels keep it until the collector runs."""
+        lost, self._last = self._last, None
+        if not getattr(lost, "connected", True):
+            lost.collect()
 
     def verify_connection(self, connection: Any) -> bool:
         """Whether ``connection`` is open, as far as known without asking."""

@@ -12,6 +12,7 @@ import pytest
 from celery import chain, group
 
 import kombu_rs
+from servers.rabbitmq import RabbitMQServer
 from servers.redis import RedisServer
 
 from .conftest import Stage, settings_for
@@ -21,6 +22,8 @@ COMBINATIONS = [
     ("redis", "prefork"),
     ("redis", "threads"),
     ("redis", "gevent"),
+    ("rabbitmq", "solo"),
+    ("rabbitmq", "prefork"),
     ("sqlite", "solo"),
     ("sqlite", "prefork"),
     ("sqlite", "threads"),
@@ -32,18 +35,29 @@ broadcasting = pytest.mark.parametrize(
 )
 
 
+def empty_broker(name: str, request: pytest.FixtureRequest, folder: Path, stack: ExitStack) -> str:
+    """The URL of a broker that nothing is in; its server is started when it is first needed."""
+    if name == "redis":
+        redis: RedisServer = request.getfixturevalue("module_redis")
+        redis.command("FLUSHALL")
+        return redis.url()
+    if name == "rabbitmq":
+        rabbitmq: RabbitMQServer = request.getfixturevalue("rabbitmq_server")
+        vhost = rabbitmq.new_vhost()
+        stack.callback(rabbitmq.delete_vhost, vhost)
+        return rabbitmq.url(vhost)
+    return f"sqla+sqlite:///{folder / 'broker.sqlite'}"
+
+
 @pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
 def stage(
-    request: pytest.FixtureRequest,
-    module_redis: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stage]:
     """One worker for all tests below."""
     broker, pool = request.param
     folder = tmp_path_factory.mktemp(f"{broker}-{pool}")
-    module_redis.command("FLUSHALL")
-    url = module_redis.url() if broker == "redis" else f"sqla+sqlite:///{folder / 'broker.sqlite'}"
     with ExitStack() as stack:
+        url = empty_broker(broker, request, folder, stack)
         made = Stage(settings_for(url, folder), folder, stack)
         made.worker(pool=pool, arguments=["--events"])
         yield made

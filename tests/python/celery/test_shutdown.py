@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from servers.process import wait_until
+from servers.rabbitmq import RabbitMQServer
 from servers.redis import RedisServer
 
 from .conftest import NewStage, Stage
@@ -19,16 +20,13 @@ from .conftest import NewStage, Stage
 VISIBILITY = 2
 
 
-@pytest.fixture(params=["redis", "sqlite"])
-def stage(
-    request: pytest.FixtureRequest, new_stage: NewStage, redis_url: str, sqlite_url: str
-) -> Stage:
+@pytest.fixture(params=["redis", "sqlite", "rabbitmq"])
+def stage(request: pytest.FixtureRequest, new_stage: NewStage) -> Stage:
     """A stage whose claims expire soon and whose tasks are acknowledged when done."""
     settings: dict[str, Any] = {"task_acks_late": True, "task_reject_on_worker_lost": True}
-    if request.param == "sqlite":  # sees at once that a worker is gone
-        return new_stage(sqlite_url, **settings)
-    settings["broker_transport_options"] = {"visibility_timeout": VISIBILITY}
-    return new_stage(redis_url, **settings)
+    if request.param == "redis":  # the others see at once that a worker is gone
+        settings["broker_transport_options"] = {"visibility_timeout": VISIBILITY}
+    return new_stage(request.getfixturevalue(f"{request.param}_url"), **settings)
 
 
 @pytest.mark.parametrize("pool", ["solo", "prefork", "threads"])
@@ -97,6 +95,20 @@ def test_a_cut_and_a_reset_connection(
     for fault in (proxy.cut, proxy.reset, redis_server.drop_clients):
         fault()
         assert direct.send("add", 2, 2).get(timeout=5) == 4
+
+
+def test_broken_connections_to_rabbitmq(
+    rabbitmq_server: RabbitMQServer, rabbitmq_vhost: str, new_stage: NewStage, new_proxy: Callable
+) -> None:
+    """The same with the AMQP transport."""
+    proxy = new_proxy(rabbitmq_server.port)
+    direct = new_stage(rabbitmq_server.url(rabbitmq_vhost))
+    through = direct.settings | {"broker_url": f"amqp://127.0.0.1:{proxy.port}/{rabbitmq_vhost}"}
+    direct.worker(pool="prefork", settings=through)
+    assert direct.send("add", 1, 1).get(timeout=30) == 2
+    for fault in (proxy.cut, proxy.reset, lambda: rabbitmq_server.drop_clients(rabbitmq_vhost)):
+        fault()
+        assert direct.send("add", 2, 2, retry=True).get(timeout=5) == 4
 
 
 def test_a_fault_while_a_task_runs(

@@ -1,0 +1,185 @@
+"""A RabbitMQ node of the tests' own."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+from .certificates import Authority
+from .packages import find_program
+from .process import Process, ServerFailed, free_port, temporary_folder
+
+# What is on the PATH changes to the user and the folder of the system's own node.
+PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+
+
+class RabbitMQServer(Process):
+    """RabbitMQ with its management API on free ports of 127.0.0.1, data in a temporary folder.
+
+    It brings its own epmd (Erlang's name service), on a free port too: no other node on the
+    machine is asked or disturbed. `tls` adds a TLS listener with a certificate of that authority;
+    `config` holds further settings of rabbitmq.conf.
+    """
+
+    def __init__(
+        self, *, tls: Authority | None = None, config: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = temporary_folder("rabbitmq")
+        self.tls = tls
+        self.config = dict(config or {})
+        self.port = self.tls_port = self.management_port = self._distribution_port = 0
+        self._certificate = tls.issue("rabbitmq") if tls else None
+        self._names: Process | None = None
+        super().__init__(
+            [find_program(PROGRAM, "rabbitmq-server")], log=self.folder / "log", cwd=self.folder
+        )
+
+    def url(self, vhost: str = "/", *, tls: bool = False) -> str:
+        """The URL of a virtual host, as the user guest."""
+        where = f"guest:guest@localhost:{self.tls_port}" if tls else f"localhost:{self.port}"
+        return f"{'amqps' if tls else 'amqp'}://{where}/{quote(vhost, safe='')}"
+
+    def start(self) -> None:
+        """Starts the node, on its earlier ports if it ran before, and waits until it answers."""
+        if not self.port:
+            self.port, self.management_port, self._distribution_port = (
+                free_port() for _ in range(3)
+            )
+            self.tls_port = free_port() if self.tls else 0
+        if self._names is None:
+            self._start_names()
+        self._write_config()
+        super().start()
+        self.wait_until(self._answers, 120.0, f"RabbitMQ on port {self.port}")
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Stops the node in order; what it keeps stays on disk."""
+        super().stop(timeout)
+
+    def restart(self) -> None:
+        """Stops in order and starts again on the same ports; what is durable stays."""
+        self.stop()
+        self.start()
+
+    def remove(self) -> None:
+        """Stops everything and removes the folder."""
+        self.stop()
+        if self._names is not None:
+            self._names.stop()
+            self._names = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def new_vhost(self) -> str:
+        """Makes an empty virtual host that guest may use; returns its name."""
+        name = f"test-{uuid4().hex[:12]}"
+        self.api("PUT", f"vhosts/{name}")
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self.api("PUT", f"permissions/{name}/guest", everything)
+        return name
+
+    def delete_vhost(self, name: str) -> None:
+        """Removes a virtual host with all that is in it; its connections are closed."""
+        self.api("DELETE", f"vhosts/{name}")
+
+    def drop_clients(self, vhost: str) -> None:
+        """Closes every connection to a virtual host from the node's side, as an operator does.
+
+        The node takes some seconds to list a new connection: this waits until it lists one.
+        """
+        listed = self.wait_until(
+            lambda: self.api("GET", f"vhosts/{vhost}/connections"), 30.0, f"a client of {vhost}"
+        )
+        for facts in listed:
+            with contextlib.suppress(ServerFailed):  # it may have gone by itself
+                self.api("DELETE", f"connections/{quote(facts['name'], safe='')}")
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """One request to the management API; returns what its JSON says."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.management_port, timeout=30)
+        login = base64.b64encode(b"guest:guest").decode()
+        headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
+        with contextlib.closing(connection):
+            connection.request(method, f"/api/{path}", json.dumps(body) if body else None, headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        if answer.status >= 300:
+            raise ServerFailed(f"{method} /api/{path}: {answer.status} {text.decode()[:500]}")
+        return json.loads(text) if text else None
+
+    def __enter__(self) -> RabbitMQServer:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError, http.client.HTTPException, ServerFailed):
+            self.api("GET", "overview")
+            socket.create_connection(("127.0.0.1", self.port), 5).close()
+            return True
+        return False
+
+    def _start_names(self) -> None:
+        port = free_port()
+        self._names = Process(
+            [find_program("epmd", "erlang-base"), "-port", str(port), "-address", "127.0.0.1"],
+            log=self.folder / "epmd.log",
+        )
+        self._names.start()
+        names = self._names
+
+        def answers() -> bool:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 5).close()
+                return True
+            return False
+
+        names.wait_until(answers, 10.0, f"epmd on port {port}")
+        self.env = os.environ | {
+            "HOME": str(self.folder),
+            "ERL_EPMD_PORT": str(port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": "test@localhost",
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "logs"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq"),
+            "RABBITMQ_CONF_ENV_FILE": os.devnull,
+            # Idle schedulers sleep at once: the machine has other work.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none"
+            ),
+        }
+
+    def _write_config(self) -> None:
+        lines = {
+            "listeners.tcp.1": f"127.0.0.1:{self.port}",
+            "management.tcp.ip": "127.0.0.1",
+            "management.tcp.port": str(self.management_port),
+        }
+        if self._certificate is not None and self.tls is not None:
+            lines |= {
+                "listeners.ssl.1": f"127.0.0.1:{self.tls_port}",
+                "ssl_options.cacertfile": str(self.tls.ca),
+                "ssl_options.certfile": str(self._certificate[0]),
+                "ssl_options.keyfile": str(self._certificate[1]),
+                "ssl_options.verify": "verify_peer",
+                "ssl_options.fail_if_no_peer_cert": "false",
+            }
+        lines |= self.config
+        text = "".join(f"{name} = {value}\n" for name, value in lines.items())
+        (self.folder / "rabbitmq.conf").write_text(text)
+        (self.folder / "plugins").write_text("[rabbitmq_management].\n")
