@@ -40,12 +40,12 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "gcpubsub": f"{__name__}.pending:GCPubSub",
     # And those that nobody can connect to any more.
     "qpid": f"{__name__}.qpid:Transport",
-    "SLMQ": f"{__name__}.SLMQ:Transport",
-    "slmq": f"{__name__}.SLMQ:Transport",
+    "SLMQ": f"{__name__}.SLMQ.Transport",
+    "slmq": f"{__name__}.SLMQ.Transport",
 }
 
 # Modules whose transports cannot connect.
-_UNAVAILABLE = tuple(f"{__name__}.{module}:" for module in ("pending", "qpid", "SLMQ"))
+_UNAVAILABLE = tuple(f"{__name__}.{module}" for module in ("pending", "qpid", "SLMQ"))
 
 _transport_cache: dict[Any, Any] = {}
 
