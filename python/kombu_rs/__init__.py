@@ -8,7 +8,7 @@ from importlib import import_module
 # Nothing else is imported here: every Python process below `kombu-rs run` starts with this.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NamedTuple
 
     from ._alias import install_as_kombu
     from ._register import register
@@ -30,9 +30,24 @@ __homepage__ = "https://github.com/kombu-rs/kombu-rs"
 __docformat__ = "restructuredtext en"
 
 
-version_info_t = namedtuple("version_info_t", ("major", "minor", "micro", "releaselevel", "serial"))
+if TYPE_CHECKING:
 
-VERSION = version_info = version_info_t(5, 7, 0, "", "")
+    class version_info_t(NamedTuple):
+        """The parts of a version."""
+
+        major: int
+        minor: int
+        micro: int
+        releaselevel: str
+        serial: str
+
+else:
+    version_info_t = namedtuple(
+        "version_info_t", ("major", "minor", "micro", "releaselevel", "serial")
+    )
+
+version_info: version_info_t = version_info_t(5, 7, 0, "", "")
+VERSION: version_info_t = version_info
 
 # Where the public names are. Imported when they are asked for: a program that needs one of them
 # should not wait for the others.

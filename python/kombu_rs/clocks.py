@@ -70,10 +70,10 @@ class timetuple(tuple[Any, ...]):
         less = self.__lt__(other)
         return less if less is NotImplemented else not less
 
-    clock = property(itemgetter(0), doc="Value of the Lamport clock.")
-    timestamp = property(itemgetter(1), doc="Wall-clock time in seconds.")
-    id = property(itemgetter(2), doc="Who did it.")
-    obj = property(itemgetter(3), doc="What happened.")
+    clock: property = property(itemgetter(0), doc="Value of the Lamport clock.")
+    timestamp: property = property(itemgetter(1), doc="Wall-clock time in seconds.")
+    id: property = property(itemgetter(2), doc="Who did it.")
+    obj: property = property(itemgetter(3), doc="What happened.")
 
 
 class LamportClock:
@@ -89,11 +89,11 @@ class LamportClock:
     """
 
     #: The current value.
-    value = 0
+    value: int = 0
 
     def __init__(self, initial_value: int = 0, Lock: Callable[[], Any] = _Lock) -> None:
         self.value = initial_value
-        self.mutex = Lock()
+        self.mutex: Any = Lock()
 
     def adjust(self, other: int) -> int:
         """Set the clock past ``other``, the value in a message that arrived."""

@@ -20,6 +20,7 @@ from .utils.compat import get_gevent_concurrent_error
 from .utils.uuid import uuid
 
 if TYPE_CHECKING:
+    import logging
     from contextlib import AbstractContextManager
 
     from .connection import Connection, ConnectionPool
@@ -42,7 +43,7 @@ __all__ = (
 # AMQP carries the prefetch count in 16 bits.
 PREFETCH_COUNT_MAX = 0xFFFF
 
-logger = get_logger("kombu.common")
+logger: logging.Logger = get_logger("kombu.common")
 
 _T = TypeVar("_T")
 
@@ -423,7 +424,7 @@ class QoS:
     ) -> None:
         self.callback = callback
         self._mutex = threading.RLock()
-        self.value = initial_value or 0
+        self.value: int = initial_value or 0
         self.max_prefetch = max_prefetch
 
     def increment_eventually(self, n: int = 1) -> int:

@@ -45,10 +45,10 @@ class Publisher(messaging.Producer):
     """
 
     exchange: Any = ""
-    exchange_type = "direct"
-    routing_key = ""
-    durable = True
-    auto_delete = False
+    exchange_type: str = "direct"
+    routing_key: str = ""
+    durable: bool = True
+    auto_delete: bool = False
     _closed = False
 
     def __init__(
@@ -115,13 +115,13 @@ class Consumer(messaging.Consumer):
             attributes.
     """
 
-    queue = ""
-    exchange = ""
-    routing_key = ""
-    exchange_type = "direct"
-    durable = True
-    exclusive = False
-    auto_delete = False
+    queue: str = ""
+    exchange: str = ""
+    routing_key: str = ""
+    exchange_type: str = "direct"
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
     _closed = False
 
     def __init__(
@@ -136,7 +136,7 @@ class Consumer(messaging.Consumer):
         auto_delete: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        self.backend = connection.channel()
+        self.backend: Channel = connection.channel()
         if durable is not None:
             self.durable = durable
         if exclusive is not None:
@@ -256,7 +256,7 @@ class ConsumerSet(messaging.Consumer):
         **kwargs: Any,
     ) -> None:
         self._provided_channel = bool(channel)
-        self.backend = channel or connection.channel()
+        self.backend: Channel = channel or connection.channel()
         queues = [queue for consumer in consumers or () for queue in consumer.queues]
         queues.extend(
             Queue.from_dict(name, **options) for name, options in (from_dict or {}).items()

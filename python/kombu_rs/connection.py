@@ -25,6 +25,7 @@ from .utils.objects import cached_property
 from .utils.url import as_url, maybe_sanitize_url, parse_url
 
 if TYPE_CHECKING:
+    import logging
     from typing import TypeGuard
 
     from typing_extensions import Self
@@ -37,12 +38,12 @@ if TYPE_CHECKING:
 
 __all__ = ("Connection", "ConnectionPool", "ChannelPool")
 
-logger = get_logger("kombu.connection")
+logger: logging.Logger = get_logger("kombu.connection")
 
 roundrobin_failover = cycle
 
 # Names of one and the same protocol; what `info()` shows.
-resolve_aliases = {"pyamqp": "amqp", "librabbitmq": "amqp"}
+resolve_aliases: dict[str, str] = {"pyamqp": "amqp", "librabbitmq": "amqp"}
 
 failover_strategies: dict[str, Callable[[Any], Iterator[str]]] = {
     "round-robin": roundrobin_failover,

@@ -92,8 +92,8 @@ class Exchange(MaybeChannelBound):
     TRANSIENT_DELIVERY_MODE: ClassVar[int] = TRANSIENT_DELIVERY_MODE
     PERSISTENT_DELIVERY_MODE: ClassVar[int] = PERSISTENT_DELIVERY_MODE
 
-    name = ""
-    type = "direct"
+    name: str = ""
+    type: str = "direct"
     durable = True
     auto_delete = False
     passive = False
@@ -371,12 +371,12 @@ class Queue(MaybeChannelBound):
 
     ContentDisallowed = ContentDisallowed
 
-    name = ""
-    exchange = Exchange("")
-    routing_key = ""
+    name: str = ""
+    exchange: Exchange = Exchange("")
+    routing_key: str = ""
     durable = True
     exclusive = False
-    auto_delete = False
+    auto_delete: bool = False
     no_ack = False
     queue_arguments: dict[str, Any] | None
     binding_arguments: dict[str, Any] | None
@@ -427,7 +427,7 @@ class Queue(MaybeChannelBound):
         elif isinstance(exchange, Exchange):
             self.exchange = exchange
         self.routing_key = routing_key or self.routing_key
-        self.bindings = set(bindings or [])
+        self.bindings: set[binding] = set(bindings or [])
         self.on_declared = on_declared
         if isinstance(exchange, (list, tuple, set)):
             self.bindings |= set(exchange)

@@ -84,7 +84,7 @@ class MatcherRegistry:
 
 
 #: The registry that the functions of this module use.
-registry = MatcherRegistry()
+registry: MatcherRegistry = MatcherRegistry()
 
 match = registry.match
 register = registry.register

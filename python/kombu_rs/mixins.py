@@ -18,6 +18,8 @@ from .utils.limits import TokenBucket
 from .utils.objects import cached_property
 
 if TYPE_CHECKING:
+    import logging
+
     from . import messaging
     from .connection import Connection
     from .message import Message
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ("ConsumerMixin", "ConsumerProducerMixin")
 
-logger = get_logger("kombu.mixins")
+logger: logging.Logger = get_logger("kombu.mixins")
 debug, info, warn, error = logger.debug, logger.info, logger.warning, logger.error
 
 W_CONN_LOST = "Connection to broker lost, trying to re-establish connection..."

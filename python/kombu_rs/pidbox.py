@@ -24,6 +24,8 @@ from .utils.objects import cached_property
 from .utils.uuid import uuid
 
 if TYPE_CHECKING:
+    import logging
+
     from typing_extensions import Self
 
     from . import messaging
@@ -50,7 +52,7 @@ Or if you meant to start multiple nodes on the same host please make sure
 you give each node a unique node name!
 """
 
-logger = get_logger("kombu.pidbox")
+logger: logging.Logger = get_logger("kombu.pidbox")
 debug, error = logger.debug, logger.error
 
 
@@ -84,7 +86,7 @@ class Node:
         self.channel = channel
         self.mailbox = mailbox
         self.handlers = {} if handlers is None else handlers
-        self.adjust_clock = self.mailbox.clock.adjust
+        self.adjust_clock: Any = self.mailbox.clock.adjust
 
     def Consumer(
         self,
@@ -270,7 +272,7 @@ class Mailbox:
 
     namespace: str | None = None
     connection: Any = None
-    type = "direct"
+    type: str = "direct"
     exchange: Any = None
     reply_exchange: Any = None
     accept: Any = ["json"]  # noqa: RUF012 - instances have their own
@@ -300,7 +302,7 @@ class Mailbox:
         self.namespace = namespace
         self.connection = connection
         self.type = type
-        self.clock = LamportClock() if clock is None else clock
+        self.clock: LamportClock = LamportClock() if clock is None else clock
         self.exchange = self._get_exchange(namespace, type)
         self.reply_exchange = self._get_reply_exchange(namespace)
         # Answers that came while somebody else waited, by ticket.

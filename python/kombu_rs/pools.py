@@ -34,8 +34,8 @@ _Group = TypeVar("_Group", bound="PoolGroup[Any]")
 
 _limit = [10]
 _groups: list[Any] = []
-use_global_limit = object()
-disable_limit_protection = os.environ.get("KOMBU_DISABLE_LIMIT_PROTECTION")
+use_global_limit: object = object()
+disable_limit_protection: str | None = os.environ.get("KOMBU_DISABLE_LIMIT_PROTECTION")
 
 
 def _after_fork_cleanup_group(group: PoolGroup[Any]) -> None:
@@ -144,7 +144,7 @@ class Connections(PoolGroup["ConnectionPool"]):
         return connection.Pool(limit=limit)
 
 
-connections = register_group(Connections(limit=use_global_limit))
+connections: Connections = register_group(Connections(limit=use_global_limit))
 
 
 class Producers(PoolGroup[ProducerPool]):
@@ -155,7 +155,7 @@ class Producers(PoolGroup[ProducerPool]):
         return ProducerPool(connections[connection], limit=limit)
 
 
-producers = register_group(Producers(limit=use_global_limit))
+producers: Producers = register_group(Producers(limit=use_global_limit))
 
 
 def _all_pools() -> Iterator[Any]:

@@ -44,7 +44,7 @@ class Resource(Generic[_T]):
     #: Raised when the limit is reached.
     LimitExceeded = exceptions.LimitExceeded
     #: Default of the argument.
-    close_after_fork = False
+    close_after_fork: bool = False
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Resource(Generic[_T]):
         close_after_fork: bool | None = None,
     ) -> None:
         self._limit = _checked_limit(limit)
-        self.preload = preload or 0
+        self.preload: int = preload or 0
         self._closed = False
         if close_after_fork is not None:
             self.close_after_fork = close_after_fork

@@ -292,7 +292,7 @@ class SerializerRegistry:
 
 
 #: The registry that the functions of this module use.
-registry = SerializerRegistry()
+registry: SerializerRegistry = SerializerRegistry()
 
 dumps = registry.dumps
 loads = registry.loads

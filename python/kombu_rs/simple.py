@@ -51,11 +51,11 @@ class SimpleBase:
         consumer: messaging.Consumer,
         no_ack: bool = False,
     ) -> None:
-        self.channel = maybe_channel(channel)
+        self.channel: Any = maybe_channel(channel)
         self.producer = producer
         self.consumer = consumer
         self.no_ack = no_ack
-        self.queue = self.consumer.queues[0]
+        self.queue: entity.Queue = self.consumer.queues[0]
         self.buffer: deque[Message] = deque()
         self.consumer.register_callback(self._receive)
 

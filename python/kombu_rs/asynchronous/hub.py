@@ -7,6 +7,7 @@ the thread that runs the loop.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -27,7 +28,7 @@ from .waker import Waker
 
 __all__ = ("Hub", "get_event_loop", "set_event_loop")
 
-logger = get_logger("kombu.asynchronous.hub")
+logger: logging.Logger = get_logger("kombu.asynchronous.hub")
 
 #: Seconds to wait at most while no file is watched: who adds one from another
 #: thread is seen after that time.

@@ -38,10 +38,12 @@ class promise:
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        self.fun = fun
-        self.args = args
-        self.kwargs = kwargs
-        self.cancelled = self.ready = self.failed = False
+        self.fun: Callable[..., Any] = fun
+        self.args: tuple[Any, ...] = args
+        self.kwargs: dict[str, Any] | None = kwargs
+        self.cancelled: bool = False
+        self.ready: bool = False
+        self.failed: bool = False
         self.value: Any = None
         self.reason: BaseException | None = None
         self._listeners: list[tuple[Any, Any]] | None = None

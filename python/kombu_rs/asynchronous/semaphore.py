@@ -26,7 +26,8 @@ class LaxBoundedSemaphore:
     """
 
     def __init__(self, value: int) -> None:
-        self.initial_value = self.value = value
+        self.initial_value: int = value
+        self.value: int = value
         self._waiting: deque[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
 
     def acquire(

@@ -13,11 +13,13 @@ from weakref import proxy as weakrefproxy
 from ..log import get_logger
 
 if TYPE_CHECKING:
+    import logging
+
     from typing_extensions import Self
 
 __all__ = ("Entry", "Timer", "to_timestamp")
 
-logger = get_logger("kombu.asynchronous.timer")
+logger: logging.Logger = get_logger("kombu.asynchronous.timer")
 
 #: Seconds that the iterator waits at most.
 DEFAULT_MAX_INTERVAL = 2
@@ -63,12 +65,12 @@ class Entry:
     __slots__ = ("__weakref__", "_last_run", "args", "canceled", "fun", "kwargs", "tref")
 
     def __init__(self, fun: Callable[..., Any], args: Any = None, kwargs: Any = None) -> None:
-        self.fun = fun
-        self.args = args or []
-        self.kwargs = kwargs or {}
+        self.fun: Callable[..., Any] = fun
+        self.args: Any = args or []
+        self.kwargs: Any = kwargs or {}
         #: The entry by a weak reference, for those who only want to cancel it.
-        self.tref = weakrefproxy(self)
-        self.canceled = False
+        self.tref: Any = weakrefproxy(self)
+        self.canceled: bool = False
         self._last_run: float | None = None
 
     def __call__(self) -> Any:
@@ -98,7 +100,8 @@ class Entry:
     def __eq__(self, other: object) -> bool:
         return self is other
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
 
 _Entry = Entry  # the timer has an attribute of that name
@@ -123,7 +126,7 @@ class Timer:
         on_error: Any = None,
         **kwargs: Any,
     ) -> None:
-        self.max_interval = float(max_interval or DEFAULT_MAX_INTERVAL)
+        self.max_interval: float = float(max_interval or DEFAULT_MAX_INTERVAL)
         self.on_error = on_error or self.on_error
         self._queue: list[scheduled] = []
 

@@ -17,7 +17,9 @@ class Waker:
     """
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
+        self.reader: socket.socket
+        self.writer: socket.socket
         self.reader, self.writer = socket.socketpair()
         self.reader.setblocking(False)
         self.writer.setblocking(False)

@@ -160,7 +160,7 @@ class Implements(dict[str, Any]):
         return self.__class__(self, **kwargs)
 
 
-default_transport_capabilities = Implements(
+default_transport_capabilities: Implements = Implements(
     asynchronous=False,
     exchange_type=frozenset(["direct", "topic", "fanout", "headers"]),
     heartbeats=False,
@@ -193,7 +193,7 @@ class Transport:
 
     __reader: Any = None
 
-    implements = default_transport_capabilities.extend()
+    implements: Implements = default_transport_capabilities.extend()
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         self.client = client

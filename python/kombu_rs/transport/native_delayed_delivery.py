@@ -7,13 +7,15 @@ which it passes: 28 digits, then the key to deliver with at the end.
 
 from __future__ import annotations
 
+import logging
+
 import re
 from typing import Any
 
 from ..entity import Exchange, Queue, binding
 from ..log import get_logger
 
-logger = get_logger("kombu.transport.native_delayed_delivery")
+logger: logging.Logger = get_logger("kombu.transport.native_delayed_delivery")
 
 MAX_NUMBER_OF_BITS_TO_USE = 28
 MAX_LEVEL = MAX_NUMBER_OF_BITS_TO_USE - 1

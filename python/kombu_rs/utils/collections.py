@@ -14,7 +14,7 @@ class HashedSeq(list[Any]):
 
     def __init__(self, *seq: Any) -> None:
         self[:] = seq
-        self.hashvalue = hash(seq)
+        self.hashvalue: int = hash(seq)
 
     def __hash__(self) -> int:  # type: ignore[override]
         return self.hashvalue

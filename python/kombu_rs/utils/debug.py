@@ -34,7 +34,7 @@ class Logwrapped:
 
     def __init__(self, instance: Any, logger: Any = None, ident: str | None = None) -> None:
         self.instance = instance
-        self.logger = get_logger(logger)
+        self.logger: logging.Logger = get_logger(logger)
         self.ident = ident
 
     def __getattr__(self, key: str) -> Any:

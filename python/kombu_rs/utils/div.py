@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-logger = logging.getLogger("kombu.utils.div")
+logger: logging.Logger = logging.getLogger("kombu.utils.div")
 
 
 def emergency_dump_state(

@@ -38,6 +38,7 @@ class ChannelPromise:
 
     def __init__(self, contract: Callable[[], Any]) -> None:
         self.__contract__ = contract
+        self.__value__: Any
 
     def __call__(self) -> Any:
         # Not try/except around the call: what the contract raises should not
@@ -61,7 +62,7 @@ class LRUCache(UserDict[Any, Any]):
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
-        self.mutex = threading.RLock()
+        self.mutex: Any = threading.RLock()
         self.data: OrderedDict[Any, Any] = OrderedDict()
 
     def __getitem__(self, key: Any) -> Any:
@@ -126,7 +127,17 @@ class LRUCache(UserDict[Any, Any]):
         with self.mutex:
             return iter(list(self.data.items()))
 
-    iterkeys, itervalues, iteritems = _iterate_keys, _iterate_values, _iterate_items
+    def iterkeys(self) -> Iterator[Any]:
+        """Iterate over a copy of the keys."""
+        return self._iterate_keys()
+
+    def itervalues(self) -> Iterator[Any]:
+        """Iterate over a copy of the values."""
+        return self._iterate_values()
+
+    def iteritems(self) -> Iterator[tuple[Any, Any]]:
+        """Iterate over a copy of the items."""
+        return self._iterate_items()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "mutex"}
@@ -220,7 +231,7 @@ class lazy:
     def __ne__(self, rhs: object) -> bool:
         return self() != maybe_evaluate(rhs)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: None = None  # type: ignore[assignment]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> lazy:
         memo[id(self)] = self
@@ -236,7 +247,8 @@ def maybe_evaluate(value: Any) -> Any:
 
 
 #: Older names.
-promise, maybe_promise = lazy, maybe_evaluate
+promise: type[lazy] = lazy
+maybe_promise: Callable[[Any], Any] = maybe_evaluate
 
 
 def is_list(

@@ -70,7 +70,7 @@ class cached_property(functools.cached_property[_T]):
         self.__module__ = getattr(fget, "__module__", __name__)
         self.attrname: Any = getattr(fget, "__name__", None)
         # One of our own: Python 3.12's has none.
-        self.lock = RLock()
+        self.lock: Any = RLock()
         _properties.add(self)
 
     def __set_name__(self, owner: type, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from urllib.parse import parse_qsl, quote, unquote, urlparse
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlparse
 if TYPE_CHECKING:
     import ssl
 
-safequote = partial(quote, safe="")
+safequote: Callable[[str], str] = partial(quote, safe="")
 
 #: Set to false where Python was built without :mod:`ssl`; parameters about it are then ignored.
 ssl_available = True

@@ -23,6 +23,8 @@ from .exchange import STANDARD_EXCHANGE_TYPES
 from .state import BrokerState, binding_key_t, queue_binding_t, queue_declare_ok_t
 
 if TYPE_CHECKING:
+    import logging
+
     from typing_extensions import Self
 
 __all__ = (
@@ -54,7 +56,7 @@ different type, durable, autodelete or arguments value.\
 RESTORING_FMT = "Restoring {0!r} unacknowledged message(s)"
 RESTORE_PANIC_FMT = "UNABLE TO RESTORE {0} MESSAGES: {1}"
 
-logger = get_logger("kombu.transport.virtual.base")
+logger: logging.Logger = get_logger("kombu.transport.virtual.base")
 
 
 class Base64:
@@ -92,7 +94,7 @@ class QoS:
         prefetch_count: stop consuming at so many; 0: never.
     """
 
-    prefetch_count = 0
+    prefetch_count: int = 0
 
     #: Unacknowledged messages by delivery tag.
     _delivered: Any = None
@@ -335,9 +337,9 @@ class Channel(AbstractChannel, base.StdChannel):
         self._tag_to_queue: dict[str, str] = {}
         self._active_queues: list[str] = []
         self._qos = None
-        self.closed = False
+        self.closed: bool = False
         self.exchange_types = {name: cls(self) for name, cls in self.exchange_types.items()}
-        self.channel_id = self._get_free_channel_id()
+        self.channel_id: int = self._get_free_channel_id()
         options = self.connection.client.transport_options
         for name in self.from_transport_options:
             if name in options:

@@ -60,7 +60,7 @@ class ExchangeType:
 class DirectExchange(ExchangeType):
     """Queues that are bound with exactly the message's routing key."""
 
-    type = "direct"
+    type: ClassVar[str | None] = "direct"
 
     def lookup(
         self, table: Iterable[Row], exchange: str, routing_key: str, default: Any
@@ -78,7 +78,7 @@ class DirectExchange(ExchangeType):
 class TopicExchange(ExchangeType):
     """Queues that are bound with a pattern of words, where ``*`` is one and ``#`` any."""
 
-    type = "topic"
+    type: ClassVar[str | None] = "topic"
 
     #: Regular expression of a word with a meaning.
     wildcards: ClassVar[dict[str, str]] = {"*": r"[^\.]+", "#": r".*?"}
@@ -123,7 +123,7 @@ class FanoutExchange(ExchangeType):
     other processes as well.
     """
 
-    type = "fanout"
+    type: ClassVar[str | None] = "fanout"
 
     def lookup(
         self, table: Iterable[Row], exchange: str, routing_key: str, default: Any

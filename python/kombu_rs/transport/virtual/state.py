@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, namedtuple
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-binding_key_t = namedtuple("binding_key_t", ("queue", "exchange", "routing_key"))
 
-queue_binding_t = namedtuple("queue_binding_t", ("exchange", "routing_key", "arguments"))
+class binding_key_t(NamedTuple):
+    """What tells one binding from another."""
+
+    queue: str
+    exchange: str
+    routing_key: str
+
+
+class queue_binding_t(NamedTuple):
+    """A binding of a queue."""
+
+    exchange: str
+    routing_key: str
+    arguments: Any
 
 
 class queue_declare_ok_t(NamedTuple):

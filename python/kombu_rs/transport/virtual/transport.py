@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
 from queue import Empty
 from time import monotonic, sleep
@@ -20,7 +21,7 @@ ARRAY_TYPE_H = "H"
 
 W_NO_CONSUMERS = "Requeuing undeliverable message for queue %r: No consumers."
 
-logger = get_logger("kombu.transport.virtual.base")
+logger: logging.Logger = get_logger("kombu.transport.virtual.base")
 
 
 class Management(base.Management):
@@ -28,7 +29,7 @@ class Management(base.Management):
 
     def __init__(self, transport: Any) -> None:
         super().__init__(transport)
-        self.channel = transport.client.channel()
+        self.channel: Any = transport.client.channel()
 
     def get_bindings(self) -> list[dict[str, str]]:
         """All bindings."""
@@ -66,7 +67,7 @@ class Transport(base.Transport):
     #: Highest channel id.
     channel_max = 65535
 
-    implements = base.Transport.implements.extend(
+    implements: base.Implements = base.Transport.implements.extend(
         asynchronous=False,
         exchange_type=frozenset(["direct", "topic"]),
         heartbeats=False,
@@ -74,7 +75,7 @@ class Transport(base.Transport):
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
-        self.state = BrokerState()
+        self.state: BrokerState = BrokerState()
         self.channels = []
         self._avail_channels: list[Any] = []
         self._callbacks = {}
