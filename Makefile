@@ -110,7 +110,7 @@ test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Run the Python tests; PYTEST
 
 # --- suites of others -----------------------------------------------------------------------------------
 
-PEERS := kombu-unit kombu-redis celery-unit
+PEERS := kombu-unit kombu-redis kombu-amqp celery-unit
 PEERS_CACHE ?= .cache/peers
 PEERS_ARGS ?=
 .PHONY: peers $(PEERS)

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from servers.rabbitmq import RabbitMQServer
 from servers.redis import RedisServer
 
 from .expected import LIST_VARIABLE
@@ -33,6 +34,11 @@ def _redis_for_units(stack: ExitStack) -> dict[str, str]:
 def _redis(stack: ExitStack) -> dict[str, str]:
     server = stack.enter_context(RedisServer())
     return {"REDIS_HOST": "127.0.0.1", "REDIS_6379_TCP": str(server.port)}
+
+
+def _rabbitmq(stack: ExitStack) -> dict[str, str]:
+    server = stack.enter_context(RabbitMQServer())
+    return {"RABBITMQ_HOST": "127.0.0.1", "RABBITMQ_5672_TCP": str(server.port)}
 
 
 def _nothing(stack: ExitStack) -> dict[str, str]:
@@ -53,6 +59,7 @@ SUITES = {
     "kombu-redis": Suite(
         KOMBU, ("t/integration/test_redis.py", "t/integration/test_redis_brpop_qos.py"), _redis
     ),
+    "kombu-amqp": Suite(KOMBU, ("t/integration/test_py_amqp.py",), _rabbitmq),
     "celery-unit": Suite(CELERY, ("t/unit",)),
 }
 
