@@ -1,10 +1,10 @@
 //! `kombu_rs.message.Message`: a received message.
 
 use super::channel::Channel;
-use super::{body, names};
+use super::{body, names, store};
 use crate::io::lock::Mutex;
 use crate::model;
-use pyo3::exceptions::PyBrokenPipeError;
+use pyo3::exceptions::{PyAttributeError, PyBrokenPipeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -55,6 +55,7 @@ struct Parts {
     accept: Option<Py<PyAny>>,
     errors: Option<Py<PyAny>>,
     state: Option<Py<PyAny>>,
+    envelope: Option<Py<PyAny>>,
 }
 
 fn name(py: Python<'_>, name: Option<&model::Name>) -> Py<PyAny> {
@@ -458,6 +459,31 @@ impl Message {
         self.set(|parts| &mut parts.decoded, value);
     }
 
+    /// The envelope that the message came in, as a dict.
+    #[getter(_raw)]
+    fn envelope(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let known = self.part(
+            py,
+            |parts| &mut parts.envelope,
+            |raw| store::message_to(py, raw).map(|dict| dict.into_any().unbind()),
+        )?;
+        if known.is_none(py) {
+            return Err(PyAttributeError::new_err("the message did not come in an envelope"));
+        }
+        Ok(known)
+    }
+
+    #[setter(_raw)]
+    fn set_envelope(&self, value: Py<PyAny>) {
+        self.set(|parts| &mut parts.envelope, value);
+    }
+
+    /// Return the message as a dict, to put it into a queue again.
+    fn serializable(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let serializable = slf.py().import("kombu_rs.message")?.getattr("_serializable")?;
+        serializable.call1((slf,)).map(Bound::unbind)
+    }
+
     /// Whether it was acknowledged, rejected or requeued.
     #[getter]
     fn acknowledged(&self, py: Python<'_>) -> PyResult<bool> {
@@ -634,6 +660,12 @@ impl Message {
         describe.call1((slf,)).map(Bound::unbind)
     }
 
+    /// For copies and pickles.
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let reduce = slf.py().import("kombu_rs.message")?.getattr("_reduce")?;
+        reduce.call1((slf,)).map(Bound::unbind)
+    }
+
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // Nobody holds the lock while Python runs, so this never fails in practice.
         let Some(parts) = self.parts.try_lock() else { return Ok(()) };
@@ -642,7 +674,8 @@ impl Message {
         visit.call(&parts.headers)?;
         visit.call(&parts.properties)?;
         visit.call(&parts.decoded)?;
-        visit.call(&parts.errors)
+        visit.call(&parts.errors)?;
+        visit.call(&parts.envelope)
     }
 
     fn __clear__(&self) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import socket
 from unittest.mock import Mock
@@ -428,6 +429,25 @@ def test_message_class_with_its_own_decoding(connection):
         )
         consumer._receive_callback(consumer.queues[0].get())
     assert got[0][0] == "QUIET"
+
+
+def test_messages_can_be_copied_and_pickled(connection):
+    publish(connection, {"n": 1}, headers={"h": 1}, priority=3)
+    message = QUEUE(connection.default_channel).get()
+    message.note = "mine"
+    twin = copy.copy(message)
+    assert twin.channel is message.channel
+    message.ack()
+    message.channel = None
+    for other in (twin, pickle.loads(pickle.dumps(message)), copy.deepcopy(message)):
+        assert type(other) is type(message)
+        assert other.payload == {"n": 1}
+        assert other.headers["h"] == 1
+        assert other.note == "mine"
+        assert other.delivery_tag == message.delivery_tag
+        assert other.delivery_info == message.delivery_info
+    assert not twin.acknowledged
+    assert pickle.loads(pickle.dumps(message)).acknowledged
 
 
 def test_a_wait_that_times_out_ends_the_consumer(connection):
