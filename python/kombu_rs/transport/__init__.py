@@ -23,6 +23,7 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "pyro": f"{__name__}.pyro:Transport",
     "redis": f"{__name__}.redis:Transport",
     "rediss": f"{__name__}.redis:Transport",
+    "etcd": f"{__name__}.etcd:Transport",
     "mongodb": f"{__name__}.mongodb:Transport",
     "pgmq": f"{__name__}.pgmq:Transport",
     "sqla": f"{__name__}.sqlalchemy:Transport",
@@ -36,7 +37,6 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "zookeeper": f"{__name__}.pending:Zookeeper",
     "sentinel": f"{__name__}.pending:Sentinel",
     "consul": f"{__name__}.pending:Consul",
-    "etcd": f"{__name__}.pending:Etcd",
     "gcpubsub": f"{__name__}.pending:GCPubSub",
     # And those that nobody can connect to any more.
     "qpid": f"{__name__}.qpid:Transport",

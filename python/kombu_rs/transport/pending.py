@@ -58,14 +58,6 @@ class Consul(Local):
     defaults: ClassVar[dict[str, Any]] = {"port": 8500, "hostname": "localhost"}
 
 
-class Etcd(Local):
-    """etcd."""
-
-    driver_type = "etcd"
-    default_port = 2379
-    defaults: ClassVar[dict[str, Any]] = {"port": 2379, "hostname": "localhost"}
-
-
 class GCPubSub(Pending):
     """Google Cloud Pub/Sub; its client reads the URL itself."""
 

@@ -519,7 +519,7 @@ def test_connecting_and_losing(connect, db):
     assert OperationalError in connection.connection_errors
     fresh = connect()
     with pytest.raises(OperationalError):
-        fresh.connect()
+        fresh.transport.establish_connection()
 
 
 def test_passwords_are_not_shown(connect, module):
