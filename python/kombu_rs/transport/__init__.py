@@ -23,6 +23,7 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "pyro": f"{__name__}.pyro:Transport",
     "redis": f"{__name__}.redis:Transport",
     "rediss": f"{__name__}.redis:Transport",
+    "consul": f"{__name__}.consul:Transport",
     "etcd": f"{__name__}.etcd:Transport",
     "mongodb": f"{__name__}.mongodb:Transport",
     "pgmq": f"{__name__}.pgmq:Transport",
@@ -36,7 +37,6 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "sqs": f"{__name__}.pending:SQS",
     "zookeeper": f"{__name__}.pending:Zookeeper",
     "sentinel": f"{__name__}.pending:Sentinel",
-    "consul": f"{__name__}.pending:Consul",
     "gcpubsub": f"{__name__}.pending:GCPubSub",
     # And those that nobody can connect to any more.
     "qpid": f"{__name__}.qpid:Transport",

@@ -50,14 +50,6 @@ class Sentinel(Pending):
     defaults: ClassVar[dict[str, Any]] = {"hostname": "localhost", "port": 26379}
 
 
-class Consul(Local):
-    """HashiCorp Consul."""
-
-    driver_type = "consul"
-    default_port = 8500
-    defaults: ClassVar[dict[str, Any]] = {"port": 8500, "hostname": "localhost"}
-
-
 class GCPubSub(Pending):
     """Google Cloud Pub/Sub; its client reads the URL itself."""
 
