@@ -27,6 +27,7 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "etcd": f"{__name__}.etcd:Transport",
     "mongodb": f"{__name__}.mongodb:Transport",
     "pgmq": f"{__name__}.pgmq:Transport",
+    "zookeeper": f"{__name__}.zookeeper:Transport",
     "sqla": f"{__name__}.sqlalchemy:Transport",
     "sqlalchemy": f"{__name__}.sqlalchemy:Transport",
     # Kombu's names that have no transport here yet. They are names all the same: their URLs
@@ -35,7 +36,6 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "kafka": f"{__name__}.pending:Kafka",
     "SQS": f"{__name__}.pending:SQS",
     "sqs": f"{__name__}.pending:SQS",
-    "zookeeper": f"{__name__}.pending:Zookeeper",
     "sentinel": f"{__name__}.pending:Sentinel",
     "gcpubsub": f"{__name__}.pending:GCPubSub",
     # And those that nobody can connect to any more.

@@ -34,14 +34,6 @@ class SQS(Pending):
     defaults: ClassVar[dict[str, Any]] = {"port": None}
 
 
-class Zookeeper(Local):
-    """ZooKeeper."""
-
-    driver_type = "zookeeper"
-    default_port = 2181
-    defaults: ClassVar[dict[str, Any]] = {"port": 2181, "hostname": "localhost"}
-
-
 class Sentinel(Pending):
     """Redis Sentinel."""
 

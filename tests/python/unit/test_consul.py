@@ -202,8 +202,8 @@ def test_what_another_consumer_took_is_not_taken_again(channel, server):
     acquire = channel._acquire_lock
 
     def slow(queue, **options):
-        first = min(key for key in server.keys if "/msg/" in key)
-        del server.keys[first]
+        messages = [item for key, item in server.keys.items() if "/msg/" in key]
+        del server.keys[min(messages, key=lambda item: item["ModifyIndex"])["Key"]]
         return acquire(queue, **options)
 
     channel._acquire_lock = slow
