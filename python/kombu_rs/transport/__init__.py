@@ -19,6 +19,7 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "azureservicebus": f"{__name__}.azureservicebus:Transport",
     "azurestoragequeues": f"{__name__}.azurestoragequeues:Transport",
     "filesystem": f"{__name__}.filesystem:Transport",
+    "gcpubsub": f"{__name__}.gcpubsub:Transport",
     "memory": f"{__name__}.memory:Transport",
     "pyro": f"{__name__}.pyro:Transport",
     "redis": f"{__name__}.redis:Transport",
@@ -37,7 +38,6 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "SQS": f"{__name__}.pending:SQS",
     "sqs": f"{__name__}.pending:SQS",
     "sentinel": f"{__name__}.pending:Sentinel",
-    "gcpubsub": f"{__name__}.pending:GCPubSub",
     # And those that nobody can connect to any more.
     "qpid": f"{__name__}.qpid:Transport",
     "SLMQ": f"{__name__}.SLMQ.Transport",

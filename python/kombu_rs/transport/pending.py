@@ -40,10 +40,3 @@ class Sentinel(Pending):
     driver_type = "redis"
     default_port = 26379
     defaults: ClassVar[dict[str, Any]] = {"hostname": "localhost", "port": 26379}
-
-
-class GCPubSub(Pending):
-    """Google Cloud Pub/Sub; its client reads the URL itself."""
-
-    driver_type = "gcpubsub"
-    can_parse_url = True
