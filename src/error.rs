@@ -53,13 +53,14 @@ pub struct Error {
     message: Cow<'static, str>,
     /// The AMQP reply code, 0 when the broker gave none (AMQP 0-9-1 section 1.6).
     code: u16,
+    driver: &'static str,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind` whose text is `message`: it names the operation and the entity, never a password.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), code: 0, source: None }
+        Self { kind, message: message.into(), code: 0, driver: "", source: None }
     }
 
     /// The same error with the cause attached; the cause's text is appended when displayed.
@@ -79,6 +80,13 @@ impl Error {
         self
     }
 
+    /// The same error, of a broker whose own client library has exceptions that programs catch.
+    #[must_use]
+    pub fn with_driver(mut self, driver: &'static str) -> Self {
+        self.driver = driver;
+        self
+    }
+
     /// What went wrong, as callers react to it.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -87,6 +95,11 @@ impl Error {
     /// The AMQP reply code, 0 when there is none.
     pub fn code(&self) -> u16 {
         self.code
+    }
+
+    /// The broker that [`Error::with_driver`] named; empty when there is none.
+    pub fn driver(&self) -> &'static str {
+        self.driver
     }
 }
 

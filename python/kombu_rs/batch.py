@@ -35,7 +35,7 @@ class _ProducerBatchState:
                 raise RuntimeError("Producer channel changed while a publish batch was active")
             return self.session
         create = getattr(channel, "create_publish_batch", None)
-        if create is not None:
+        if create is not None and getattr(channel, "supports_batch_publish", True):
             self.session = create(max_size=self.max_size)
             self.channel = channel
         return self.session

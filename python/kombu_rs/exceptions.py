@@ -354,6 +354,22 @@ def error_for_code(
     return ERROR_MAP.get(code, default)(text, method, reply_code=code)
 
 
+def driver_error(driver: str, kind: str) -> type[Exception] | None:
+    """Return the class for an error of a broker whose client library the program may know.
+
+    Arguments:
+        driver: the library: ``"redis"``.
+        kind: ``"connection"``, ``"auth"`` or ``"channel"``.
+
+    None: there is none but those of this module.
+    """
+    if driver == "redis":
+        from .transport.redis.errors import error_class
+
+        return error_class(kind)
+    return None
+
+
 _adopted = False
 
 

@@ -127,7 +127,13 @@ class Producer(_native.Producer):
         connection = self.connection
         if connection is None:
             return False
-        return bool(getattr(connection.transport.implements, "batch_publish", False))
+        transport = connection.transport
+        if not getattr(transport.implements, "batch_publish", False):
+            return False
+        channel = self._channel
+        lazy = channel is None or isinstance(channel, ChannelPromise)
+        # A transport may be able to, but not as it is set up.
+        return bool(getattr(transport if lazy else channel, "supports_batch_publish", True))
 
     def batch(self, max_size: int = DEFAULT_BATCH_SIZE) -> _ProducerBatch:
         """Collect what this thread publishes with this producer, and send it together.

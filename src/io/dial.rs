@@ -3,7 +3,7 @@
 use super::fork::ForkFd;
 use super::stream::{Received, Stream};
 use super::task::{Interest, Notify, fd_ready, timeout_at};
-use super::tls::Tls;
+use super::tls::{Tls, TlsOptions};
 use crate::error::{Error, Result};
 use crate::io::lock::Mutex;
 use bytes::BytesMut;
@@ -66,14 +66,16 @@ pub struct DialOptions {
     pub keepalive: Option<Keepalive>,
     /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged.
     pub user_timeout: Option<Duration>,
-    /// Speak TLS.
-    pub tls: Option<Tls>,
+    /// Speak TLS. The files that are named here are read for each connection: they may be renewed
+    /// while the program runs.
+    pub tls: Option<TlsOptions>,
 }
 
 /// Connects to `address`.
 ///
 /// # Errors
-/// `Connection` naming the address and the cause, within the connect timeout.
+/// `Connection` naming the address and the cause, within the connect timeout; `Invalid` naming a file
+/// for TLS that cannot be used.
 pub async fn dial(address: &Address, options: &DialOptions) -> Result<Stream> {
     let deadline = Instant::now() + options.connect_timeout;
     match timeout_at(deadline, connect(address, options)).await {
@@ -120,7 +122,7 @@ async fn connect(address: &Address, options: &DialOptions) -> Result<Stream> {
             Address::Tcp { host, .. } => host.as_str(),
             Address::Unix(_) => "localhost",
         };
-        stream = stream.under_tls(tls.session(host)?);
+        stream = stream.under_tls(Tls::new(tls)?.session(host)?);
         handshake(&mut stream).await.map_err(|error| {
             Error::connection(format!("TLS with {address} failed")).with_source(error)
         })?;

@@ -30,9 +30,12 @@ pub struct Delivery {
 /// How unsettled messages go back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
-    /// To the head of the queue, marked `redelivered` (reject with requeue, recover, connection closed
-    /// with messages handed to the user).
+    /// To the head of the queue, marked `redelivered` (recover, connection closed with messages handed
+    /// to the user).
     Requeue,
+    /// To the end of the queue, marked `redelivered` (reject with requeue): others that wait come
+    /// first, as in Kombu, and whoever rejects one message again and again gets the others, too.
+    Behind,
     /// To the head of the queue, unmarked: it was fetched ahead and nobody has seen it.
     Unseen,
     /// Dropped, or dead-lettered where the store does that (reject without requeue).

@@ -5,9 +5,13 @@ use super::channel::{Channel, publisher_tag};
 use super::enter::enter;
 use crate::io::lock::Mutex;
 use crate::model::Message;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+
+mod classes {
+    pyo3::import_exception!(kombu_rs.exceptions, BatchPublishError);
+}
 
 /// Messages collected for one channel.
 ///
@@ -18,32 +22,64 @@ use pyo3::types::PyDict;
 pub struct PublishBatch {
     channel: Py<Channel>,
     max_size: usize,
-    /// None once the batch is closed.
-    pending: Mutex<Option<Vec<Message>>>,
+    state: Mutex<State>,
+}
+
+enum State {
+    Open(Vec<Message>),
+    /// Something was sent, and nobody knows how much of it arrived.
+    Failed,
+    Aborted,
+    Closed,
+}
+
+impl State {
+    /// What was collected so far.
+    fn pending(&mut self) -> PyResult<&mut Vec<Message>> {
+        match self {
+            Self::Open(pending) => Ok(pending),
+            Self::Failed => Err(classes::BatchPublishError::new_err(
+                "the publish batch cannot go on after its previous failure",
+            )),
+            Self::Aborted => Err(PyRuntimeError::new_err("the publish batch was aborted")),
+            Self::Closed => Err(PyRuntimeError::new_err("the publish batch is closed")),
+        }
+    }
 }
 
 impl PublishBatch {
-    pub(super) fn make(channel: Py<Channel>, max_size: usize) -> Self {
-        Self { channel, max_size, pending: Mutex::new(Some(Vec::new())) }
-    }
-
     /// Collects a message; sends when there are enough.
     pub(super) fn add(&self, py: Python<'_>, message: Message) -> PyResult<()> {
         let full = {
-            let mut pending = self.pending.lock();
-            let Some(pending) = pending.as_mut() else {
-                return Err(PyRuntimeError::new_err("the publish batch is closed"));
-            };
+            let mut state = self.state.lock();
+            let pending = state.pending()?;
             pending.push(message);
             pending.len() >= self.max_size
         };
         if full { self.flush(py) } else { Ok(()) }
     }
+
+    fn end(&self, how: State) {
+        let mut state = self.state.lock();
+        if !matches!(*state, State::Closed) {
+            *state = how;
+        }
+    }
 }
 
 #[pymethods]
 impl PublishBatch {
+    #[new]
+    #[pyo3(signature = (channel, max_size=1000))]
+    pub(super) fn new(channel: Py<Channel>, max_size: usize) -> Self {
+        Self { channel, max_size, state: Mutex::new(State::Open(Vec::new())) }
+    }
+
     /// Collect a message that ``Channel.prepare_message`` made.
+    ///
+    /// Raises:
+    ///     BatchPublishError: sending has failed before.
+    ///     RuntimeError: the batch was aborted or closed.
     #[pyo3(signature = (message, exchange="", routing_key="", **_kwargs))]
     fn publish(
         &self,
@@ -53,6 +89,7 @@ impl PublishBatch {
         routing_key: &str,
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
+        self.state.lock().pending()?;
         let encoding = Channel::encoding(self.channel.bind(py))?;
         let tag = publisher_tag();
         self.add(py, body::message(message, exchange, routing_key, tag, encoding)?)
@@ -61,25 +98,35 @@ impl PublishBatch {
     /// Send what was collected.
     ///
     /// Raises:
-    ///     OperationalError: the broker cannot be reached. What was collected is dropped: some of it
-    ///         may have arrived.
+    ///     BatchPublishError: it could not be sent, or nobody knows how much of it arrived: nothing
+    ///         of it is sent again.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
-        let ready = self.pending.lock().as_mut().map(std::mem::take).unwrap_or_default();
+        let ready = match &mut *self.state.lock() {
+            State::Open(pending) => std::mem::take(pending),
+            _ => return Ok(()),
+        };
         if ready.is_empty() {
             return Ok(());
         }
-        enter(py, self.channel.get().inner().publish(ready))
+        enter(py, self.channel.get().inner().publish(ready)).map_err(|error| {
+            self.end(State::Failed);
+            if !error.is_instance_of::<PyException>(py) {
+                return error; // a signal handler's KeyboardInterrupt
+            }
+            let text = format!("a batch was not sent as a whole, delivery is uncertain: {error}");
+            let failed = classes::BatchPublishError::new_err(text);
+            failed.set_cause(py, Some(error));
+            failed
+        })
     }
 
-    /// Drop what was collected.
+    /// Drop what was collected, and refuse further messages.
     fn discard(&self) {
-        if let Some(pending) = self.pending.lock().as_mut() {
-            pending.clear();
-        }
+        self.end(State::Aborted);
     }
 
     /// Refuse further messages; what was collected is dropped.
     fn close(&self) {
-        *self.pending.lock() = None;
+        *self.state.lock() = State::Closed;
     }
 }

@@ -222,6 +222,11 @@ impl Channel {
         new.iter().try_for_each(|tag| tags.add(tag))
     }
 
+    #[setter]
+    fn set_closed(&self, value: bool) {
+        self.closed.store(value, Ordering::Release);
+    }
+
     /// Note that a method of this object alone was replaced: native code must call it by name.
     fn _hooked(&self) {
         self.hooked.store(true, Ordering::Relaxed);
@@ -373,7 +378,7 @@ impl Channel {
     /// A batch that collects messages and sends them together.
     #[pyo3(signature = (max_size=1000))]
     fn create_publish_batch(slf: &Bound<'_, Self>, max_size: usize) -> batch::PublishBatch {
-        batch::PublishBatch::make(slf.clone().unbind(), max_size)
+        batch::PublishBatch::new(slf.clone().unbind(), max_size)
     }
 
     /// Consume from a queue: ``callback(message)`` is called for each message.
@@ -483,6 +488,18 @@ impl Channel {
             ));
         }
         enter(py, self.inner.recover())
+    }
+
+    /// Put messages back that nobody has settled in time, about ``limit``; returns how many.
+    #[pyo3(signature = (limit=None))]
+    fn _reclaim(&self, py: Python<'_>, limit: Option<usize>) -> PyResult<usize> {
+        enter(py, self.inner.reclaim(limit))
+    }
+
+    /// Drop the bindings of queues that have expired; returns of how many exchanges.
+    #[pyo3(signature = (limit=100))]
+    fn _sweep(&self, py: Python<'_>, limit: usize) -> PyResult<usize> {
+        enter(py, self.inner.sweep(limit))
     }
 
     /// Limit the number of unacknowledged messages; 0 for no limit.

@@ -19,6 +19,9 @@ mod classes {
 /// exception that Python has set already.
 pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     let text = error.to_string();
+    if let Some(error) = of_driver(py, error, &text) {
+        return error;
+    }
     match error.kind() {
         ErrorKind::Connection | ErrorKind::Auth => classes::OperationalError::new_err(text),
         ErrorKind::Limit => classes::ConnectionLimitExceeded::new_err(text),
@@ -34,6 +37,28 @@ pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
             PyErr::take(py).unwrap_or_else(|| PyRuntimeError::new_err("interrupted"))
         }
         ErrorKind::Internal => PyRuntimeError::new_err(text),
+    }
+}
+
+/// The exception for an error of a broker whose client library the program has imported: then it is
+/// one of that library's, too. `kombu_rs.exceptions.driver_error(driver, kind)` picks the class.
+fn of_driver(py: Python<'_>, error: &Error, text: &str) -> Option<PyErr> {
+    let kind = match error.kind() {
+        ErrorKind::Connection => "connection",
+        ErrorKind::Auth => "auth",
+        ErrorKind::Channel if error.code() == 0 => "channel",
+        _ => return None,
+    };
+    if error.driver().is_empty() {
+        return None;
+    }
+    let made = py.import("kombu_rs.exceptions").and_then(|exceptions| {
+        let class = exceptions.getattr("driver_error")?.call1((error.driver(), kind))?;
+        if class.is_none() { Ok(None) } else { class.call1((text,)).map(Some) }
+    });
+    match made {
+        Ok(made) => made.map(PyErr::from_value),
+        Err(failed) => Some(failed),
     }
 }
 

@@ -6,7 +6,7 @@ use super::errors::OrRaise;
 use super::waiters;
 use crate::io::lock::Mutex;
 use crate::transport::schemes::{self, Options};
-use crate::transport::{self, Event, Url};
+use crate::transport::{self, Connection as _, Event, Url};
 use crate::virt::{self, Opener};
 use pyo3::exceptions::{PyTimeoutError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType, PyWeakrefMethods, PyWeakrefReference};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Most events handed out for one wake-up of an event loop.
 const BURST: usize = 64;
@@ -21,9 +22,11 @@ const BURST: usize = 64;
 /// A transport of the native core: one connection to a broker.
 #[pyclass(subclass, frozen, weakref, module = "kombu_rs._native")]
 pub struct Transport {
-    inner: Arc<dyn transport::Connection>,
+    inner: Arc<virt::Connection>,
     client: Mutex<Option<Py<PyAny>>>,
     channels: Mutex<HashMap<u64, Py<PyWeakrefReference>>>,
+    /// A subscription was made, and no drain has told so yet.
+    subscribed: AtomicBool,
 }
 
 impl Transport {
@@ -57,6 +60,12 @@ fn options_from(options: &Bound<'_, PyAny>) -> PyResult<Options> {
     Ok(plain)
 }
 
+fn opener(py: Python<'_>, url: &str, options: &Bound<'_, PyAny>) -> PyResult<Opener> {
+    let url = Url::parse(url).or_raise(py)?;
+    let options = options_from(options)?;
+    Ok(Arc::new(move || schemes::open(&url, &options)))
+}
+
 #[pymethods]
 impl Transport {
     #[new]
@@ -70,12 +79,14 @@ impl Transport {
         let py = cls.py();
         let parameters = cls.call_method1("_parameters", (client.clone(),))?;
         let (url, options): (String, Bound<'_, PyAny>) = parameters.extract()?;
-        let url = Url::parse(&url).or_raise(py)?;
-        let options = options_from(&options)?;
-        let open: Opener = Arc::new(move || schemes::open(&url, &options));
-        let inner = virt::Connection::new(&open).or_raise(py)?;
+        let inner = virt::Connection::new(&opener(py, &url, &options)?).or_raise(py)?;
         let client = Mutex::new(client.map(Bound::unbind));
-        Ok(Self { inner: Arc::new(inner), client, channels: Mutex::default() })
+        Ok(Self {
+            inner: Arc::new(inner),
+            client,
+            channels: Mutex::default(),
+            subscribed: AtomicBool::new(false),
+        })
     }
 
     /// The connection that made the transport.
@@ -88,6 +99,11 @@ impl Transport {
     fn set_client(&self, value: Option<Py<PyAny>>) {
         let old = std::mem::replace(&mut *self.client.lock(), value);
         drop(old);
+    }
+
+    /// Has the connection use another URL and other options: once, before its first use.
+    fn _configure(&self, py: Python<'_>, url: &str, options: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.inner.change(&opener(py, url, options)?).or_raise(py)
     }
 
     /// Connects, within ``timeout`` seconds.
@@ -138,8 +154,15 @@ impl Transport {
         };
         match event {
             Some(event) => self.dispatch(py, event),
+            // In Kombu the answer to a subscription is an event, which ends the wait.
+            None if self.subscribed.swap(false, Ordering::Relaxed) => Ok(()),
             None => Err(PyTimeoutError::new_err("timed out")),
         }
+    }
+
+    /// Note that a fanout exchange was subscribed to.
+    fn _subscribed(&self) {
+        self.subscribed.store(true, Ordering::Relaxed);
     }
 
     /// The descriptor for an event loop; the same one for the life of the transport.

@@ -57,7 +57,7 @@ pub async fn a_stale_tag_is_dropped(broker: &Broker) -> Result<()> {
     peer.close().await
 }
 
-/// To the head of its queue, marked as redelivered.
+/// To the end of its queue, marked as redelivered.
 pub async fn a_requeued_message_comes_again_marked(broker: &Broker) -> Result<()> {
     let queue = broker.name("requeue");
     let peer = broker.open_with(&queue).await?;
@@ -66,7 +66,7 @@ pub async fn a_requeued_message_comes_again_marked(broker: &Broker) -> Result<()
     assert!(!first.message.redelivered);
     peer.channel.reject(&first.claim.tag, true).await?;
     assert!(peer.channel.unsettled().is_empty());
-    let expected = [("0".to_owned(), true), ("1".to_owned(), false)];
+    let expected = [("1".to_owned(), false), ("0".to_owned(), true)];
     assert_eq!(peer.empty(&queue).await?, expected);
     peer.close().await
 }

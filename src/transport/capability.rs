@@ -18,4 +18,18 @@ pub struct Capability {
     pub batch: bool,
     /// One queue with one consumer is first in, first out.
     pub ordered: bool,
+    /// Which of a channel's queues come first, among messages of one priority.
+    pub queue_order: QueueOrder,
+}
+
+/// In which order the queues that a channel consumes are asked (Kombu's `queue_order_strategy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum QueueOrder {
+    /// In turn: a queue that always has something does not starve the others.
+    #[default]
+    RoundRobin,
+    /// As they were consumed from: a later one is asked when the earlier ones are empty.
+    Priority,
+    /// By their names: a later one is asked when the earlier ones are empty.
+    Sorted,
 }

@@ -160,6 +160,13 @@ pub trait Channel: Debug + Send + Sync + 'static {
     /// `basic.recover`: everything unsettled goes back to its queue.
     async fn recover(&self) -> Result<()>;
 
+    /// Puts messages back that nobody has settled within a lease, those of this connection included;
+    /// about `limit`. How many.
+    async fn reclaim(&self, limit: Option<usize>) -> Result<usize>;
+
+    /// Drops the bindings of queues that have expired, of at most `limit` exchanges. How many.
+    async fn sweep(&self, limit: usize) -> Result<usize>;
+
     /// `basic.qos`: at most so many unsettled messages, 0 for no limit.
     async fn qos(&self, prefetch_count: u32) -> Result<()>;
 

@@ -7,7 +7,7 @@ pub mod schemes;
 mod store;
 mod url;
 
-pub use capability::Capability;
+pub use capability::{Capability, QueueOrder};
 pub use channel::{Channel, Connection, ConsumeOptions, Declared, Event};
 pub use exchanges::Exchanges;
 pub use store::{GetOptions, QueueRef, Store};

@@ -82,6 +82,14 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Returns messages whose owner died (lease over, owner's lock gone) to their queues; how many.
     async fn restore(&self) -> Result<usize>;
 
+    /// As [`Store::restore`], for somebody who asks: about `limit` messages (whole batches), and with
+    /// them those that this store itself has held for longer than a lease without settling them.
+    async fn reclaim(&self, limit: Option<usize>) -> Result<usize>;
+
+    /// Drops what is still kept for queues that have expired: the binding tables of at most `limit`
+    /// exchanges; how many.
+    async fn sweep(&self, limit: usize) -> Result<usize>;
+
     /// Declares a queue (idempotent).
     async fn declare_queue(&self, queue: &Queue) -> Result<()>;
 

@@ -76,6 +76,17 @@ impl MemoryStore {
         Delivery { message, claim, settled: queue.no_ack }
     }
 
+    /// Puts messages at the end of their queues, in the order given.
+    fn append(&self, claimed: Vec<Claimed>) {
+        let mut queues = self.broker.queues.lock();
+        for Claimed { queue, mut message, .. } in claimed {
+            message.redelivered = true;
+            queues.entry(queue).or_default().push_back(message);
+        }
+        drop(queues);
+        self.broker.written.notify();
+    }
+
     /// Puts messages back at the head of their queues, in the order given.
     fn give_back(&self, claimed: Vec<Claimed>, redelivered: bool) {
         let mut queues = self.broker.queues.lock();
@@ -99,6 +110,7 @@ impl Store for MemoryStore {
             shared_bindings: false,
             batch: true,
             ordered: true,
+            ..Capability::default()
         }
     }
 
@@ -195,6 +207,7 @@ impl Store for MemoryStore {
         match how {
             Release::Requeue => self.give_back(taken, true),
             Release::Unseen => self.give_back(taken, false),
+            Release::Behind => self.append(taken),
             Release::Discard => {}
         }
         Ok(())
@@ -206,6 +219,14 @@ impl Store for MemoryStore {
 
     async fn restore(&self) -> Result<usize> {
         Ok(0) // claims of a dropped connection are given back by its Drop
+    }
+
+    async fn reclaim(&self, _limit: Option<usize>) -> Result<usize> {
+        Ok(0) // a claim has no lease
+    }
+
+    async fn sweep(&self, _limit: usize) -> Result<usize> {
+        Ok(0) // bindings go with their queues
     }
 
     async fn declare_queue(&self, queue: &Queue) -> Result<()> {

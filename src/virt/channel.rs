@@ -11,7 +11,9 @@ use crate::model::{
     Binding, Claim, Delivery, Exchange, ExchangeKind, Json, Message, Name, Queue, Release,
 };
 use crate::routing;
-use crate::transport::{self, ConsumeOptions, Declared, Event, GetOptions, QueueRef, Store};
+use crate::transport::{
+    self, ConsumeOptions, Declared, Event, GetOptions, QueueOrder, QueueRef, Store,
+};
 use async_trait::async_trait;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -100,13 +102,15 @@ impl ChannelState {
     }
 
     /// Puts fetched messages into the mailbox. Returns the claims of those whose consumer is gone.
-    pub(super) fn receive(&self, deliveries: Vec<Delivery>) -> Vec<Claim> {
+    pub(super) fn receive(&self, deliveries: Vec<Delivery>, order: QueueOrder) -> Vec<Claim> {
         let mut inner = self.inner.lock();
         let mut orphans = Vec::new();
         for delivery in deliveries {
             let queue = delivery.claim.queue.clone();
             if inner.consumers.iter().any(|consumer| consumer.queue == queue) {
-                inner.queues.served(|known| known.name == queue);
+                if order == QueueOrder::RoundRobin {
+                    inner.queues.served(|known| known.name == queue);
+                }
                 inner.unsettled_mail += usize::from(!delivery.settled);
                 inner.mailbox.push_back(delivery);
             } else if !delivery.settled {
@@ -116,10 +120,10 @@ impl ChannelState {
         orphans
     }
 
-    /// What may be fetched now: the queues in fair order and how many messages. `ahead`: for an
+    /// What may be fetched now: the queues in their order and how many messages. `ahead`: for an
     /// event loop, which takes what is there in bursts; otherwise one event is asked for, and only a
     /// prefetch limit allows to fetch more than that.
-    pub(super) fn demand(&self, ahead: bool) -> Option<(Vec<QueueRef>, usize)> {
+    pub(super) fn demand(&self, ahead: bool, order: QueueOrder) -> Option<(Vec<QueueRef>, usize)> {
         let inner = self.inner.lock();
         if !inner.active || !inner.open {
             return None;
@@ -131,7 +135,10 @@ impl ChannelState {
             limit => limit.saturating_sub(held).min(BATCH),
         };
         let open = |queue: &&QueueRef| credit > 0 || queue.no_ack;
-        let queues: Vec<QueueRef> = inner.queues.order().filter(open).cloned().collect();
+        let mut queues: Vec<QueueRef> = inner.queues.order().filter(open).cloned().collect();
+        if order == QueueOrder::Sorted {
+            queues.sort_by(|a, b| a.name.cmp(&b.name));
+        }
         // A message taken with no_ack is lost with the process: one at a time, as it is asked for.
         let one = !ahead && queues.iter().any(|queue| queue.no_ack);
         let max = if one { 1 } else { credit.max(1) };
@@ -158,6 +165,11 @@ impl ChannelState {
             inner.queues.retain(|known| known.name != queue);
         }
         Some((queue, last))
+    }
+
+    /// Whether it has a consumer for a queue.
+    pub(super) fn consumes(&self, queue: &str) -> bool {
+        self.inner.lock().consumers.iter().any(|consumer| *consumer.queue == *queue)
     }
 
     pub(super) fn remove_consumers(&self) -> Vec<ConsumeOptions> {
@@ -375,7 +387,9 @@ impl transport::Channel for Channel {
             if !unseen.is_empty() {
                 session.shared.store.release(&unseen, Release::Unseen).await?;
             }
-            session.shared.store.unsubscribe(&queue).await?;
+            if !session.shared.is_consumed(&queue) {
+                session.shared.store.unsubscribe(&queue).await?;
+            }
         }
         Ok(())
     }
@@ -410,7 +424,7 @@ impl transport::Channel for Channel {
             tracing::debug!(target: "kombu.virtual", tag, "reject of an unknown delivery tag dropped");
             return Ok(());
         };
-        let how = if requeue { Release::Requeue } else { Release::Discard };
+        let how = if requeue { Release::Behind } else { Release::Discard };
         let done = session.shared.store.release(&[claim], how).await;
         session.shared.changed.notify();
         done
@@ -422,6 +436,16 @@ impl transport::Channel for Channel {
         let done = session.shared.store.release(&claims, Release::Requeue).await;
         session.shared.changed.notify();
         done
+    }
+
+    async fn reclaim(&self, limit: Option<usize>) -> Result<usize> {
+        let restored = self.store()?.reclaim(limit).await?;
+        self.session.get().shared.changed.notify();
+        Ok(restored)
+    }
+
+    async fn sweep(&self, limit: usize) -> Result<usize> {
+        self.store()?.sweep(limit).await
     }
 
     async fn qos(&self, prefetch_count: u32) -> Result<()> {
@@ -470,6 +494,9 @@ impl transport::Channel for Channel {
             outcome = outcome.and(store.release(&held, Release::Requeue).await);
         }
         for consumer in consumers {
+            if session.shared.is_consumed(&consumer.queue) {
+                continue; // by another channel
+            }
             outcome = outcome.and(store.unsubscribe(&consumer.queue).await);
         }
         outcome

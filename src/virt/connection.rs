@@ -2,13 +2,15 @@
 
 use super::channel::Channel;
 use super::pump::Session;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::io::fork;
 use crate::io::fork_cell::ForkCell;
+use crate::io::lock::Mutex;
 use crate::transport::{self, Event, Store};
 use async_trait::async_trait;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 /// Opens a store; called once per process generation. Does not connect.
 pub type Opener = Arc<dyn Fn() -> Result<Arc<dyn Store>> + Send + Sync>;
@@ -17,6 +19,34 @@ pub type Opener = Arc<dyn Fn() -> Result<Arc<dyn Store>> + Send + Sync>;
 #[derive(Debug)]
 pub struct Connection {
     cell: Arc<ForkCell<Session>>,
+    recipe: Arc<Recipe>,
+}
+
+/// How to make the store, here and in forked children. Nothing of it is locked there.
+struct Recipe {
+    open: Opener,
+    changed: OnceLock<Opener>,
+    /// What checking the recipe has made already, in the process of that generation.
+    ready: Mutex<Option<Arc<dyn Store>>>,
+    generation: u64,
+}
+
+impl std::fmt::Debug for Recipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recipe").finish_non_exhaustive()
+    }
+}
+
+impl Recipe {
+    fn make(&self) -> Arc<dyn Store> {
+        if self.generation == fork::generation()
+            && let Some(store) = self.ready.lock().take()
+        {
+            return store;
+        }
+        let open = self.changed.get().unwrap_or(&self.open);
+        open().expect("the same options opened a store before")
+    }
 }
 
 impl Connection {
@@ -25,19 +55,37 @@ impl Connection {
     /// # Errors
     /// What `open` raises: bad URL parts or options.
     pub fn new(open: &Opener) -> Result<Self> {
-        let first = crate::io::lock::Mutex::new(Some(open()?));
-        let open = open.clone();
+        let recipe = Arc::new(Recipe {
+            open: open.clone(),
+            changed: OnceLock::new(),
+            ready: Mutex::new(Some(open()?)),
+            generation: fork::generation(),
+        });
+        let theirs = recipe.clone();
         let cell = ForkCell::new(move |parent: Option<&Session>| {
-            let Some(parent) = parent else {
-                let store = first.lock().take().expect("made once in the first process");
-                return Session::new(store);
-            };
-            let store = open().expect("the same options opened a store in the parent");
-            store.exchanges().inherit(parent.shared.store.exchanges());
+            let store = theirs.make();
+            if let Some(parent) = parent {
+                store.exchanges().inherit(parent.shared.store.exchanges());
+            }
             Session::new(store)
         });
-        cell.get();
-        Ok(Self { cell: Arc::new(cell) })
+        Ok(Self { cell: Arc::new(cell), recipe })
+    }
+
+    /// Uses the store that `open` makes instead: once, before the first use. Channels that were
+    /// opened already move with it.
+    ///
+    /// # Errors
+    /// What `open` raises; `Invalid` when it is too late.
+    pub fn change(&self, open: &Opener) -> Result<()> {
+        let store = open()?;
+        let late =
+            || Error::invalid("the connection is in use: its options cannot change any more");
+        if self.cell.is_current() || self.recipe.changed.set(open.clone()).is_err() {
+            return Err(late());
+        }
+        *self.recipe.ready.lock() = Some(store);
+        Ok(())
     }
 
     /// The store of this process.

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::io::lock::Mutex;
 use crate::io::pollset::Pollset;
 use crate::io::task::{self, Notify};
-use crate::transport::{Event, GetOptions, QueueRef, Store};
+use crate::transport::{Event, GetOptions, QueueOrder, QueueRef, Store};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +31,7 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
+    queue_order: QueueOrder,
     pub(super) channels: Mutex<FairCycle<Arc<ChannelState>>>,
     /// News for the pump: consumers, credit, or an empty mailbox.
     pub(super) changed: Notify,
@@ -200,6 +201,7 @@ impl Session {
 impl Shared {
     fn new(store: Arc<dyn Store>) -> Self {
         Self {
+            queue_order: store.capability().queue_order,
             store,
             channels: Mutex::default(),
             changed: Notify::default(),
@@ -231,12 +233,17 @@ impl Shared {
         self.channels.lock().resources().iter().any(|channel| channel.has_mail())
     }
 
+    /// Whether any channel consumes from a queue.
+    pub(super) fn is_consumed(&self, queue: &str) -> bool {
+        self.channels.lock().resources().iter().any(|channel| channel.consumes(queue))
+    }
+
     /// Takes messages for a channel, as its credit allows. Whether there were any.
     async fn fetch(&self, channel: &ChannelState, queues: &[QueueRef], max: usize) -> Result<bool> {
         self.fetching.store(true, Ordering::Release);
         let deliveries = self.store.get(queues, GetOptions { max, arm: true }).await?;
         let found = !deliveries.is_empty();
-        let orphans = channel.receive(deliveries);
+        let orphans = channel.receive(deliveries, self.queue_order);
         if !orphans.is_empty() {
             self.store.release(&orphans, crate::model::Release::Unseen).await?;
         }
@@ -257,7 +264,7 @@ impl Shared {
             .channels
             .lock()
             .order()
-            .filter_map(|channel| Some((channel.clone(), channel.demand(ahead)?)))
+            .filter_map(|channel| Some((channel.clone(), channel.demand(ahead, self.queue_order)?)))
             .collect();
         let mut waiting = Vec::new();
         let mut found = false;

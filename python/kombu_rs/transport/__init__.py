@@ -24,6 +24,7 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "pyro": f"{__name__}.pyro:Transport",
     "redis": f"{__name__}.redis:Transport",
     "rediss": f"{__name__}.redis:Transport",
+    "sentinel": f"{__name__}.redis:SentinelTransport",
     "consul": f"{__name__}.consul:Transport",
     "etcd": f"{__name__}.etcd:Transport",
     "mongodb": f"{__name__}.mongodb:Transport",
@@ -37,7 +38,6 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "kafka": f"{__name__}.pending:Kafka",
     "SQS": f"{__name__}.pending:SQS",
     "sqs": f"{__name__}.pending:SQS",
-    "sentinel": f"{__name__}.pending:Sentinel",
     # And those that nobody can connect to any more.
     "qpid": f"{__name__}.qpid:Transport",
     "SLMQ": f"{__name__}.SLMQ.Transport",

@@ -34,9 +34,3 @@ class SQS(Pending):
     defaults: ClassVar[dict[str, Any]] = {"port": None}
 
 
-class Sentinel(Pending):
-    """Redis Sentinel."""
-
-    driver_type = "redis"
-    default_port = 26379
-    defaults: ClassVar[dict[str, Any]] = {"hostname": "localhost", "port": 26379}

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Bindings of an expiring queue live twice as long as the queue, and at least an hour.
-const BINDING_LIFE: Duration = Duration::from_secs(3600);
+/// One script call looks at so many exchanges at most.
+const SWEEP_MOST: usize = 1000;
 
 /// The tables that were read and have not changed since, as far as the server has told.
 #[derive(Debug, Default)]
@@ -127,13 +127,39 @@ impl Shared {
 
     /// Adds a binding that is swept when it is not renewed.
     async fn bind_expiring(&self, exchange: &str, member: &str, expires: Duration) -> Result<()> {
-        let life = (expires * 2).max(BINDING_LIFE);
+        let life = self.binding_life(expires);
         let mut call = ScriptCall::new(Script::BindExpiring);
         call.key(self.config.binding_set(exchange)).key(self.config.binding_deadlines());
         call.arg(member.to_owned()).arg(exchange.to_owned()).arg(life.as_millis().to_string());
         let what = format!("a binding of the exchange '{exchange}'");
         self.session().await?.run(&what, call).await?;
         Ok(())
+    }
+
+    /// How long the bindings of an expiring queue live after they were last renewed: twice as long as
+    /// the queue, and no shorter than what is configured.
+    pub(super) fn binding_life(&self, expires: Duration) -> Duration {
+        (expires * 2).max(self.config.min_binding_life)
+    }
+
+    /// Drops the binding tables of exchanges whose deadline has passed, unless a queue that does not
+    /// expire is bound there; how many exchanges were looked at.
+    pub(super) async fn sweep(&self, limit: usize) -> Result<usize> {
+        let mut call = ScriptCall::new(Script::Sweep);
+        call.key(self.config.binding_deadlines());
+        let [head, tail] = self.config.binding_key.around(&self.config.prefix);
+        let [permanent_head, permanent_tail] =
+            self.config.permanent_key.around(&self.config.prefix);
+        call.arg(head).arg(tail).arg(permanent_head).arg(permanent_tail);
+        call.arg(limit.min(SWEEP_MOST).to_string());
+        let reply = self.session().await?.run("to sweep bindings", call).await?;
+        let kind = unexpected("the sweep script", &reply);
+        let swept = reply.into_items().ok_or(kind)?;
+        for exchange in swept.iter().filter_map(|name| name.as_bytes()) {
+            // The server tells others only.
+            self.bindings.remove(&String::from_utf8_lossy(exchange));
+        }
+        Ok(swept.len())
     }
 
     /// Renews the bindings that this store has made for an expiring queue.

@@ -1,10 +1,12 @@
 //! The URL and the transport options, checked.
 
+use super::given::{Given, TlsDraft};
+use super::keys::Template;
+use super::sentinel::Sentinels;
 use crate::error::{Error, Result};
 use crate::io::dial::{Address, DialOptions, Keepalive};
-use crate::io::tls::{Tls, TlsOptions, Verify};
-use crate::transport::Url;
 use crate::transport::schemes::Options;
+use crate::transport::{QueueOrder, Url};
 use serde_json::Value;
 use std::fmt;
 use std::time::Duration;
@@ -15,8 +17,10 @@ const PRIORITY_STEPS: [i64; 4] = [0, 3, 6, 9];
 /// Everything that a Redis store is told. `Debug` shows no password.
 #[derive(Clone)]
 pub struct Config {
-    /// Where the server listens.
+    /// Where the server listens, or the first sentinel.
     pub address: Address,
+    /// Who knows where the server is.
+    pub sentinels: Option<Sentinels>,
     /// Database number.
     pub db: u32,
     /// ACL user; `default` when there is only a password.
@@ -48,8 +52,22 @@ pub struct Config {
     pub unacked_key: String,
     /// `unacked_index_key`
     pub unacked_index_key: String,
-    /// `fanout_prefix` with the database filled in, `/{db}.` by default.
+    /// `keyprefix_queue`: the set of an exchange's bindings.
+    pub binding_key: Template,
+    /// `keyprefix_binding_permanent`: those to queues that do not expire.
+    pub permanent_key: Template,
+    /// `keyprefix_binding_deadlines`: until when the bindings of expiring queues are kept.
+    pub deadlines_key: String,
+    /// `min_binding_ttl` (milliseconds): how long the bindings of an expiring queue live at least
+    /// after they were last renewed, default an hour.
+    pub min_binding_life: Duration,
+    /// `queue_order_strategy`: `round_robin` (default), `priority` or `sorted`.
+    pub queue_order: QueueOrder,
+    /// `fanout_prefix` with the database filled in, `/{db}.` by default; or `keyprefix_fanout`, as it is.
     pub fanout_prefix: String,
+    /// `sentinel_fanout_compat`: a second prefix, for peers before Kombu 5.4, which did not fill in
+    /// the database; or `legacy_keyprefix_fanout`, as it is.
+    pub legacy_fanout_prefix: Option<String>,
     /// `fanout_patterns`: fanout exchanges take the routing key into account, default true.
     pub fanout_patterns: bool,
 }
@@ -80,7 +98,14 @@ impl Config {
         all.extend(options.iter().map(|(name, value)| (name.clone(), value.clone())));
         // The database of a `redis+socket` URL is in its query.
         let vhost = all.remove("virtual_host");
-        let address = address(url)?;
+        let sentinels = match url.transport.as_str() {
+            "sentinel" => Some(Sentinels::parse(url, &mut all)?),
+            _ => None,
+        };
+        let address = match &sentinels {
+            Some(sentinels) => sentinels.first().clone(),
+            None => address(url)?,
+        };
         let db = match (&address, vhost.as_ref().and_then(Value::as_str)) {
             (Address::Unix(_), vhost) => database(vhost.unwrap_or_default())?,
             (_, Some(vhost)) => database(vhost)?,
@@ -88,6 +113,7 @@ impl Config {
         };
         let mut draft = Draft::new(Self {
             address,
+            sentinels,
             db,
             username: url.userid.clone(),
             password: url.password.clone(),
@@ -108,10 +134,16 @@ impl Config {
             prefix: String::new(),
             unacked_key: "unacked".into(),
             unacked_index_key: "unacked_index".into(),
+            binding_key: Template::new("_kombu.binding.", ""),
+            permanent_key: Template::new("_kombu.binding_permanent.", ""),
+            deadlines_key: "_kombu.binding_deadlines".into(),
+            min_binding_life: Duration::from_secs(3600),
+            queue_order: QueueOrder::RoundRobin,
             fanout_prefix: format!("/{db}."),
+            legacy_fanout_prefix: None,
             fanout_patterns: true,
         });
-        draft.use_tls = matches!(url.transport.as_str(), "rediss");
+        draft.tls.wanted = url.transport == "rediss";
         for (name, value) in &all {
             draft.set(name, value)?;
         }
@@ -149,12 +181,12 @@ fn database(text: &str) -> Result<u32> {
 /// A configuration in the making, and what can be put together only when all options are known.
 struct Draft {
     config: Config,
-    use_tls: bool,
-    tls: TlsOptions,
-    check_hostname: bool,
+    tls: TlsDraft,
     keepalive: Option<bool>,
     keepalive_options: Keepalive,
     fanout_prefix: Value,
+    fanout_compat: bool,
+    keyprefix_fanout: Option<String>,
 }
 
 /// Options of Kombu, Celery and redis-py that change nothing here: one link needs no pool, and its
@@ -177,7 +209,7 @@ const WITHOUT_EFFECT: [&str; 24] = [
     "max_connections",
     "max_retries",
     "polling_interval",
-    "queue_order_strategy",
+    "reauth_check_interval",
     "retry_errback",
     "retry_on_timeout",
     "retry_policy",
@@ -190,12 +222,12 @@ impl Draft {
     fn new(config: Config) -> Self {
         Self {
             config,
-            use_tls: false,
-            tls: TlsOptions::default(),
-            check_hostname: true,
+            tls: TlsDraft::default(),
             keepalive: None,
             keepalive_options: Keepalive::default(),
             fanout_prefix: Value::Null,
+            fanout_compat: false,
+            keyprefix_fanout: None,
         }
     }
 
@@ -210,6 +242,11 @@ impl Draft {
             "global_keyprefix" => config.prefix = option.text()?,
             "unacked_key" => config.unacked_key = option.non_empty()?,
             "unacked_index_key" => config.unacked_index_key = option.non_empty()?,
+            "keyprefix_queue" => config.binding_key = option.template()?,
+            "keyprefix_binding_permanent" => config.permanent_key = option.template()?,
+            "keyprefix_binding_deadlines" => config.deadlines_key = option.non_empty()?,
+            "min_binding_ttl" => config.min_binding_life = option.milliseconds()?,
+            "queue_order_strategy" => config.queue_order = queue_order(&option)?,
             "client_name" => config.client_name = Some(option.non_empty()?),
             "ack_emulation" => config.ack_emulation = option.flag()?,
             "visibility_timeout" => config.visibility_timeout = option.seconds()?,
@@ -220,214 +257,81 @@ impl Draft {
                 config.dial.connect_timeout = option.seconds()?;
             }
             "fanout_prefix" => self.fanout_prefix = value.clone(),
+            "keyprefix_fanout" => self.keyprefix_fanout = Some(option.text()?),
+            "sentinel_fanout_compat" => self.fanout_compat = option.flag()?,
+            "legacy_keyprefix_fanout" => config.legacy_fanout_prefix = Some(option.text()?),
             "fanout_patterns" => config.fanout_patterns = option.flag()?,
             "priority_steps" => config.priority_steps = option.steps()?,
             "socket_keepalive" => self.keepalive = Some(option.flag()?),
             "socket_keepalive_options" => option.keepalive(&mut self.keepalive_options)?,
-            "ssl" => self.ssl(&option)?,
-            _ if name.starts_with("ssl_") => self.ssl_option(&option)?,
             "master_name" | "sentinel_kwargs" | "sentinels" | "min_other_sentinels" => {
-                return Err(option.invalid("is for Sentinel, which is not supported yet"));
+                return Err(option.invalid("is for sentinel:// URLs"));
             }
             "credential_provider" => {
                 return Err(option.invalid("is not supported: put user and password into the URL"));
             }
+            _ if self.tls.set(&option)? => {}
             _ if WITHOUT_EFFECT.contains(&name) => {}
             _ => return Err(unknown(name)),
         }
         Ok(())
     }
 
-    fn ssl(&mut self, option: &Given<'_>) -> Result<()> {
-        if let Value::Object(members) = option.value {
-            self.use_tls = true;
-            for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
-                self.ssl_option(&Given { name, value })?;
-            }
-            return Ok(());
-        }
-        self.use_tls |= option.flag()?;
-        Ok(())
-    }
-
-    fn ssl_option(&mut self, option: &Given<'_>) -> Result<()> {
-        match option.name {
-            "ssl_cert_reqs" => {
-                self.tls.verify = match option.value {
-                    Value::Number(number) if number.as_i64() == Some(2) => Verify::Full,
-                    Value::Number(number) if number.as_i64() == Some(0) => Verify::Nothing,
-                    Value::String(text) => match text.as_str() {
-                        "required" | "CERT_REQUIRED" => Verify::Full,
-                        "none" | "CERT_NONE" => Verify::Nothing,
-                        _ => return Err(option.invalid("must be 'required' or 'none'")),
-                    },
-                    _ => return Err(option.invalid("must be 'required' or 'none'")),
-                }
-            }
-            "ssl_check_hostname" => self.check_hostname = option.flag()?,
-            "ssl_ca_certs" => self.tls.ca_certs = Some(option.non_empty()?.into()),
-            "ssl_certfile" => self.tls.certfile = Some(option.non_empty()?.into()),
-            "ssl_keyfile" => self.tls.keyfile = Some(option.non_empty()?.into()),
-            name => return Err(unknown(name)),
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<Config> {
+    fn finish(self) -> Result<Config> {
         let mut config = self.config;
-        config.fanout_prefix = match &self.fanout_prefix {
-            Value::Null | Value::Bool(true) => format!("/{}.", config.db),
-            Value::Bool(false) => String::new(),
+        let template = match &self.fanout_prefix {
+            Value::Null | Value::Bool(true) => "/{db}.",
+            Value::Bool(false) => "",
             Value::String(text) => match text.as_str() {
-                "true" | "True" | "1" => format!("/{}.", config.db),
-                "false" | "False" | "0" => String::new(),
-                text => text.replace("{db}", &config.db.to_string()),
+                "true" | "True" | "1" => "/{db}.",
+                "false" | "False" | "0" => "",
+                text => text,
             },
             value => {
                 return Err(Given { name: "fanout_prefix", value }
                     .ill_typed("true, false or a text like '/{db}.'"));
             }
         };
+        config.fanout_prefix = match self.keyprefix_fanout {
+            Some(text) => text,
+            None => template.replace("{db}", &config.db.to_string()),
+        };
+        if self.fanout_compat && config.legacy_fanout_prefix.is_none() {
+            config.legacy_fanout_prefix = Some(template.to_owned());
+        }
+        config.legacy_fanout_prefix.take_if(|legacy| *legacy == config.fanout_prefix);
         config.dial.keepalive = match self.keepalive {
             Some(false) => None,
             _ => Some(self.keepalive_options),
         };
         let third = config.visibility_timeout / 3;
         config.restore_interval = config.restore_interval.min(third);
-        if self.use_tls {
-            if !self.check_hostname && self.tls.verify == Verify::Full {
-                self.tls.verify = Verify::Chain;
-            }
-            config.dial.tls = Some(Tls::new(&self.tls)?);
-        }
+        config.dial.tls = self.tls.finish();
         Ok(config)
+    }
+}
+
+fn queue_order(option: &Given<'_>) -> Result<QueueOrder> {
+    match option.text()?.as_str() {
+        "round_robin" => Ok(QueueOrder::RoundRobin),
+        "priority" => Ok(QueueOrder::Priority),
+        "sorted" => Ok(QueueOrder::Sorted),
+        _ => Err(option.invalid("must be 'round_robin', 'priority' or 'sorted'")),
     }
 }
 
 fn unknown(name: &str) -> Error {
     Error::invalid(format!(
         "the Redis transport knows no option {name:?}; it knows ack_emulation, client_name, \
-         fanout_patterns, fanout_prefix, global_keyprefix, priority_steps, queue_order_strategy, sep, \
-         socket_connect_timeout, socket_keepalive, socket_keepalive_options, socket_timeout, ssl, \
-         unacked_index_key, unacked_key, unacked_restore_interval, unacked_restore_limit, \
-         visibility_timeout and those that have no effect here: {}",
+         fanout_patterns, fanout_prefix, global_keyprefix, keyprefix_binding_deadlines, \
+         keyprefix_binding_permanent, keyprefix_fanout, keyprefix_queue, min_binding_ttl, \
+         priority_steps, queue_order_strategy, sentinel_fanout_compat, sep, socket_connect_timeout, \
+         socket_keepalive, socket_keepalive_options, socket_timeout, ssl, unacked_index_key, \
+         unacked_key, unacked_restore_interval, unacked_restore_limit, visibility_timeout, with \
+         sentinel:// master_name, min_other_sentinels, sentinel_kwargs and sentinels, and those \
+         that have no effect here: {}",
         WITHOUT_EFFECT.join(", ")
     ))
-}
-
-/// One option as given: in Python, or as text in a URL's query.
-struct Given<'a> {
-    name: &'a str,
-    value: &'a Value,
-}
-
-impl Given<'_> {
-    fn invalid(&self, what: &str) -> Error {
-        Error::invalid(format!("the Redis transport option '{}' {what}", self.name))
-    }
-
-    fn ill_typed(&self, right: &str) -> Error {
-        let kind = match self.value {
-            Value::Null => "None",
-            Value::Bool(_) => "a boolean",
-            Value::Number(_) => "a number",
-            Value::String(_) => "a text",
-            Value::Array(_) => "a list",
-            Value::Object(_) => "a dictionary",
-        };
-        Error::type_error(format!(
-            "the Redis transport option '{}' must be {right}, not {kind}",
-            self.name
-        ))
-    }
-
-    fn text(&self) -> Result<String> {
-        self.value.as_str().map(str::to_owned).ok_or_else(|| self.ill_typed("a text"))
-    }
-
-    fn non_empty(&self) -> Result<String> {
-        match self.text()? {
-            text if text.is_empty() => Err(self.invalid("must not be empty")),
-            text => Ok(text),
-        }
-    }
-
-    fn flag(&self) -> Result<bool> {
-        match self.value {
-            Value::Bool(flag) => Ok(*flag),
-            Value::Number(number) if number.as_i64() == Some(1) => Ok(true),
-            Value::Number(number) if number.as_i64() == Some(0) => Ok(false),
-            Value::String(text) => match text.to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" | "1" => Ok(true),
-                "false" | "no" | "off" | "0" => Ok(false),
-                _ => Err(self.ill_typed("true or false")),
-            },
-            _ => Err(self.ill_typed("true or false")),
-        }
-    }
-
-    fn number(&self, right: &str) -> Result<f64> {
-        match self.value {
-            Value::Number(number) => number.as_f64(),
-            Value::String(text) => text.parse().ok(),
-            _ => None,
-        }
-        .ok_or_else(|| self.ill_typed(right))
-    }
-
-    fn seconds(&self) -> Result<Duration> {
-        let right = "a number of seconds";
-        let seconds = self.number(right)?;
-        // A hundred years: far beyond any use, and within what clocks can add.
-        if seconds > 0.0 && seconds <= 3.2e9 {
-            return Ok(Duration::from_secs_f64(seconds));
-        }
-        Err(self.invalid("must be a positive number of seconds"))
-    }
-
-    fn count(&self) -> Result<usize> {
-        let number = self.number("a number of messages")?;
-        if (1.0..=1e9).contains(&number) && number.fract() == 0.0 {
-            return Ok(number as usize);
-        }
-        Err(self.invalid("must be a whole number from 1 on"))
-    }
-
-    fn steps(&self) -> Result<Vec<i64>> {
-        let right = "a list of whole numbers like [0, 3, 6, 9]";
-        let items = self.value.as_array().ok_or_else(|| self.ill_typed(right))?;
-        let mut steps = items
-            .iter()
-            .map(|item| item.as_i64().ok_or_else(|| self.ill_typed(right)))
-            .collect::<Result<Vec<_>>>()?;
-        steps.sort_unstable();
-        steps.dedup();
-        if steps.is_empty() || steps.len() > 256 {
-            return Err(self.invalid("must have 1 to 256 steps"));
-        }
-        Ok(steps)
-    }
-
-    /// A dictionary of socket option numbers or names, as redis-py takes it.
-    fn keepalive(&self, keepalive: &mut Keepalive) -> Result<()> {
-        let right = "a dictionary of TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT";
-        let members = self.value.as_object().ok_or_else(|| self.ill_typed(right))?;
-        for (name, value) in members {
-            let Some(number) =
-                value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0)
-            else {
-                return Err(self.invalid(&format!("must have a positive number for {name}")));
-            };
-            let seconds = Duration::from_secs(number.into());
-            match (name.as_str(), name.parse()) {
-                ("TCP_KEEPIDLE", _) | (_, Ok(libc::TCP_KEEPIDLE)) => keepalive.idle = seconds,
-                ("TCP_KEEPINTVL", _) | (_, Ok(libc::TCP_KEEPINTVL)) => keepalive.interval = seconds,
-                ("TCP_KEEPCNT", _) | (_, Ok(libc::TCP_KEEPCNT)) => keepalive.count = number,
-                _ => return Err(self.ill_typed(right)),
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -72,10 +72,13 @@ fn bad_options_are_named() {
         (json!({"priority_steps": []}), "1 to 256"),
         (json!({"sep": ""}), "not be empty"),
         (json!({"ack_emulation": "maybe"}), "true or false"),
-        (json!({"master_name": "mymaster"}), "Sentinel"),
+        (json!({"master_name": "mymaster"}), "sentinel://"),
+        (json!({"queue_order_strategy": "random"}), "'round_robin', 'priority' or 'sorted'"),
+        (json!({"keyprefix_queue": "bindings"}), "one %s"),
+        (json!({"min_binding_ttl": 0}), "positive number of milliseconds"),
         (json!({"socket_keepalive_options": {"9999": 1}}), "TCP_KEEPIDLE"),
         (json!({"ssl": {"ssl_cert_reqs": "perhaps"}}), "'required' or 'none'"),
-        (json!({"ssl": {"ssl_ca_certs": "/no/such.pem"}}), "/no/such.pem"),
+        (json!({"ssl": {"ssl_colour": "red"}}), "not one of TLS"),
     ] {
         let name = options.as_object().unwrap().keys().next().unwrap().clone();
         let text = error("redis://", options);

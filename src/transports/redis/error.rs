@@ -3,6 +3,11 @@
 use crate::error::{Error, ErrorKind};
 use crate::protocol::resp::{ServerError, Value};
 
+/// The same error, marked as one of Redis: programs may catch redis-py's exceptions.
+pub(super) fn ours(error: Error) -> Error {
+    error.with_driver("redis")
+}
+
 /// The error for a refused command. `what` names the operation and the entity.
 pub(super) fn refused(what: &str, error: &ServerError) -> Error {
     let kind = match error.code() {
@@ -11,7 +16,7 @@ pub(super) fn refused(what: &str, error: &ServerError) -> Error {
         "OOM" => ErrorKind::Limit,
         _ => ErrorKind::Channel,
     };
-    Error::new(kind, format!("Redis refused {what}: {error}"))
+    ours(Error::new(kind, format!("Redis refused {what}: {error}")))
 }
 
 /// Whether this server cannot do it but another one, or this one later, could: connect again.

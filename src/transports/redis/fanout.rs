@@ -6,7 +6,7 @@ use crate::codec::envelope;
 use crate::error::Result;
 use crate::io::lock::Mutex;
 use crate::model::{Binding, Claim, Delivery, Message, Name};
-use crate::protocol::resp::Command;
+use crate::protocol::resp::{Command, Pipeline};
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Messages that wait for one queue at most: pub/sub keeps nothing, and a consumer that is stuck
 /// must not take all memory. The oldest go first.
 const MAILBOX: usize = 100_000;
+/// So many messages are remembered, to tell those that come over a second channel.
+const SEEN: usize = 1000;
 
 /// What this store listens to.
 #[derive(Debug, Default)]
@@ -30,6 +32,36 @@ struct State {
     /// Queues that are received for.
     subscribed: HashSet<Name>,
     mail: HashMap<Name, VecDeque<Bytes>>,
+    seen: Seen,
+}
+
+/// The last messages that came, by pattern (without its prefix) and publisher's tag.
+#[derive(Debug, Default)]
+struct Seen {
+    known: HashSet<(String, String)>,
+    order: VecDeque<(String, String)>,
+}
+
+impl Seen {
+    /// Remembers a message. Whether it was here before; one without a tag never was.
+    fn again(&mut self, pattern: &str, payload: &Bytes) -> bool {
+        let Ok(message) = envelope::decode(payload.clone()) else { return false };
+        let tag = message.properties.delivery_tag;
+        if tag.is_empty() {
+            return false;
+        }
+        let key = (pattern.to_owned(), tag);
+        if !self.known.insert(key.clone()) {
+            return true;
+        }
+        self.order.push_back(key);
+        if self.order.len() > SEEN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        false
+    }
 }
 
 impl Fanout {
@@ -53,10 +85,17 @@ impl Fanout {
         topics.into_iter().cloned().collect()
     }
 
-    /// Files a message; the queues that it is for.
-    pub(super) fn received(&self, pattern: &[u8], payload: Bytes) -> Vec<Name> {
+    /// Files a message; the queues that it is for. Those that come over two channels, for older
+    /// peers, are filed once.
+    pub(super) fn received(&self, config: &Config, pattern: &[u8], payload: Bytes) -> Vec<Name> {
         let mut state = self.state.lock();
-        let State { bound, subscribed, mail } = &mut *state;
+        let State { bound, subscribed, mail, seen } = &mut *state;
+        if config.legacy_fanout_prefix.is_some()
+            && let Ok(pattern) = std::str::from_utf8(pattern)
+            && seen.again(config.pattern_tail(pattern), &payload)
+        {
+            return Vec::new();
+        }
         let queues: Vec<Name> = subscribed
             .iter()
             .filter(|queue| {
@@ -88,24 +127,24 @@ impl Fanout {
 
     /// Binds a queue.
     pub(super) fn bind(&self, config: &Config, binding: &Binding) {
-        let pattern = config.topic_pattern(&binding.exchange, &binding.routing_key);
+        let patterns = config.topic_patterns(&binding.exchange, &binding.routing_key);
         let mut state = self.state.lock();
-        state.bound.entry(binding.queue.clone()).or_default().insert(pattern);
+        state.bound.entry(binding.queue.clone()).or_default().extend(patterns);
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Ends a binding; the pattern, when no queue needs it any more.
-    pub(super) fn unbind(&self, config: &Config, binding: &Binding) -> Option<String> {
-        let pattern = config.topic_pattern(&binding.exchange, &binding.routing_key);
+    /// Ends a binding; the patterns that no queue needs any more.
+    pub(super) fn unbind(&self, config: &Config, binding: &Binding) -> Vec<String> {
+        let mut patterns = config.topic_patterns(&binding.exchange, &binding.routing_key);
         let mut state = self.state.lock();
-        if let Some(patterns) = state.bound.get_mut(&binding.queue) {
-            patterns.remove(&pattern);
-            if patterns.is_empty() {
+        if let Some(own) = state.bound.get_mut(&binding.queue) {
+            own.retain(|pattern| !patterns.contains(pattern));
+            if own.is_empty() {
                 state.bound.remove(&binding.queue);
             }
         }
-        let needed = state.bound.values().any(|patterns| patterns.contains(&pattern));
-        (!needed).then_some(pattern)
+        patterns.retain(|pattern| !state.bound.values().any(|others| others.contains(pattern)));
+        patterns
     }
 
     /// Starts receiving for a queue; whether it is bound to a fanout exchange at all.
@@ -186,10 +225,13 @@ impl Shared {
         routing_key: &str,
         message: &Message,
     ) -> Result<()> {
-        let topic = self.config.topic(exchange, routing_key);
-        let command = Command::new("PUBLISH").arg(topic).arg(envelope::encode(message));
+        let payload = envelope::encode(message);
+        let mut pipeline = Pipeline::new();
+        for topic in self.config.topics(exchange, routing_key) {
+            pipeline.push(&Command::new("PUBLISH").arg(topic).arg(&payload));
+        }
         let session = self.session().await?;
-        session.call(&format!("a message for the exchange '{exchange}'"), &command).await?;
+        session.call_all(&format!("a message for the exchange '{exchange}'"), pipeline).await?;
         Ok(())
     }
 
@@ -208,5 +250,53 @@ impl Shared {
             }
             _ => Ok(()), // a new link listens to what is needed only
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Json;
+    use crate::transport::Url;
+    use crate::transport::schemes::Options;
+
+    fn config(options: &str) -> Config {
+        let options: Options = serde_json::from_str(options).unwrap();
+        Config::parse(&Url::parse("redis://h/3").unwrap(), &options).unwrap()
+    }
+
+    fn payload(tag: &str) -> Bytes {
+        let mut message = Message::default();
+        message.properties.delivery_tag = tag.into();
+        envelope::encode(&message).into()
+    }
+
+    #[test]
+    fn what_comes_over_two_channels_is_filed_once() {
+        let config = config(r#"{"sentinel_fanout_compat": true}"#);
+        let fanout = Fanout::default();
+        let queue: Name = "q".into();
+        let binding = Binding {
+            exchange: "fx".into(),
+            routing_key: "".into(),
+            queue: queue.clone(),
+            arguments: Json::default(),
+        };
+        fanout.bind(&config, &binding);
+        assert!(fanout.subscribe(&queue));
+        assert_eq!(fanout.topics(), ["/3.fx", "/{db}.fx"]);
+        assert_eq!(fanout.received(&config, b"/3.fx", payload("one")), ["q".into()]);
+        assert!(fanout.received(&config, b"/{db}.fx", payload("one")).is_empty());
+        assert_eq!(fanout.received(&config, b"/{db}.fx", payload("two")), ["q".into()]);
+        assert_eq!(fanout.len("q"), 2);
+        for number in 0..SEEN {
+            fanout.received(&config, b"/3.fx", payload(&number.to_string()));
+        }
+        assert_eq!(
+            fanout.received(&config, b"/{db}.fx", payload("one")),
+            ["q".into()],
+            "forgotten"
+        );
+        assert_eq!(fanout.unbind(&config, &binding), ["/3.fx", "/{db}.fx"]);
     }
 }

@@ -6,6 +6,30 @@ use crate::model::{Binding, Claim, ExchangeKind, Json, Message, Name};
 use crate::routing::kombu_pattern;
 use bytes::Bytes;
 
+/// A key with a gap for the name of an exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    head: String,
+    tail: String,
+}
+
+impl Template {
+    /// What stands before and behind the name.
+    pub fn new(head: impl Into<String>, tail: impl Into<String>) -> Self {
+        Self { head: head.into(), tail: tail.into() }
+    }
+
+    /// The key of an exchange, behind `prefix`.
+    fn fill(&self, prefix: &str, exchange: &str) -> String {
+        format!("{prefix}{}{exchange}{}", self.head, self.tail)
+    }
+
+    /// What stands before and behind the name, the prefix included.
+    pub(super) fn around(&self, prefix: &str) -> [String; 2] {
+        [format!("{prefix}{}", self.head), self.tail.clone()]
+    }
+}
+
 impl Config {
     /// The list of a queue for the most urgent messages has the queue's name, others have the step
     /// behind it.
@@ -60,22 +84,24 @@ impl Config {
 
     /// The set of an exchange's bindings.
     pub(super) fn binding_set(&self, exchange: &str) -> String {
-        format!("{}_kombu.binding.{exchange}", self.prefix)
+        self.binding_key.fill(&self.prefix, exchange)
     }
 
     /// The exchange of a key that [`Config::binding_set`] made.
     pub(super) fn exchange_of<'a>(&self, key: &'a str) -> Option<&'a str> {
-        key.strip_prefix(self.prefix.as_str())?.strip_prefix("_kombu.binding.")
+        let key = key.strip_prefix(self.prefix.as_str())?;
+        key.strip_prefix(self.binding_key.head.as_str())?
+            .strip_suffix(self.binding_key.tail.as_str())
     }
 
     /// Its bindings to queues that do not expire: they keep the set from being swept.
     pub(super) fn permanent_set(&self, exchange: &str) -> String {
-        format!("{}_kombu.binding_permanent.{exchange}", self.prefix)
+        self.permanent_key.fill(&self.prefix, exchange)
     }
 
     /// When the bindings of expiring queues may be swept: exchange by unix milliseconds.
     pub(super) fn binding_deadlines(&self) -> String {
-        format!("{}_kombu.binding_deadlines", self.prefix)
+        format!("{}{}", self.prefix, self.deadlines_key)
     }
 
     /// The member that stands for a binding. A fourth part, which stock Kombu never writes, holds
@@ -122,34 +148,54 @@ impl Config {
         })
     }
 
-    /// The channel that a fanout message is published on.
-    pub(super) fn topic(&self, exchange: &str, routing_key: &str) -> String {
-        let (prefix, fanout) = (&self.prefix, &self.fanout_prefix);
-        if routing_key.is_empty() || !self.fanout_patterns {
-            return format!("{prefix}{fanout}{exchange}");
-        }
-        format!("{prefix}{fanout}{exchange}/{routing_key}")
+    /// The channels that a fanout message is published on: one, and that of older peers if wanted.
+    pub(super) fn topics(&self, exchange: &str, routing_key: &str) -> Vec<String> {
+        let key = match routing_key {
+            "" => String::new(),
+            _ if !self.fanout_patterns => String::new(),
+            key => format!("/{key}"),
+        };
+        let prefix = &self.prefix;
+        self.fanout_prefixes().map(|fanout| format!("{prefix}{fanout}{exchange}{key}")).collect()
     }
 
-    /// The pattern that a queue bound to a fanout exchange listens to. `#` and `*` in the binding
-    /// key stand for anything; everything else is meant literally.
-    pub(super) fn topic_pattern(&self, exchange: &str, routing_key: &str) -> String {
-        let literal = |text: &str| {
-            let mut out = String::with_capacity(text.len());
-            for c in text.chars() {
-                if matches!(c, '*' | '?' | '[' | ']' | '\\') {
-                    out.push('\\');
-                }
-                out.push(c);
-            }
-            out
+    /// The patterns that a queue bound to a fanout exchange listens to, as many as there are
+    /// channels. `#` and `*` in the binding key stand for anything; everything else is meant
+    /// literally.
+    pub(super) fn topic_patterns(&self, exchange: &str, routing_key: &str) -> Vec<String> {
+        let key = match routing_key {
+            "" => String::new(),
+            _ if !self.fanout_patterns => String::new(),
+            key => format!("/{}", key.replace('#', "*")),
         };
-        let head = literal(&self.topic(exchange, ""));
-        if routing_key.is_empty() || !self.fanout_patterns {
-            return head;
-        }
-        format!("{head}/{}", routing_key.replace('#', "*"))
+        self.topics(exchange, "").iter().map(|head| literal(head) + &key).collect()
     }
+
+    /// The part of a pattern behind the prefixes: the same for all patterns of one binding.
+    pub(super) fn pattern_tail<'a>(&self, pattern: &'a str) -> &'a str {
+        let heads =
+            self.fanout_prefixes().map(|fanout| literal(&format!("{}{fanout}", self.prefix)));
+        let tails = heads.filter_map(|head| pattern.strip_prefix(head.as_str()));
+        tails.min_by_key(|tail| tail.len()).unwrap_or(pattern)
+    }
+
+    fn fanout_prefixes(&self) -> impl Iterator<Item = &str> {
+        [Some(self.fanout_prefix.as_str()), self.legacy_fanout_prefix.as_deref()]
+            .into_iter()
+            .flatten()
+    }
+}
+
+/// A pattern that only this text matches.
+fn literal(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
 }
 
 #[cfg(test)]
@@ -186,8 +232,35 @@ mod tests {
         assert_eq!(config.list_for("q", &message(Some(3))), "P:q|3");
         assert_eq!(config.binding_set("ex"), "P:_kombu.binding.ex");
         assert_eq!(config.exchange_of("P:_kombu.binding.ex"), Some("ex"));
-        assert_eq!(config.topic("fx", "a.b"), "P:/3.fx/a.b");
-        assert_eq!(config.topic_pattern("f*x", "a.#"), "P:/3.f\\*x/a.*");
+        assert_eq!(config.topics("fx", "a.b"), ["P:/3.fx/a.b"]);
+        assert_eq!(config.topic_patterns("f*x", "a.#"), ["P:/3.f\\*x/a.*"]);
+    }
+
+    #[test]
+    fn keys_have_the_names_that_they_are_given() {
+        let config = config(
+            r#"{"global_keyprefix": "P:", "keyprefix_queue": "b(%s)", "keyprefix_fanout": "{db}!",
+                "keyprefix_binding_permanent": "%s!", "keyprefix_binding_deadlines": "d"}"#,
+        );
+        assert_eq!(config.binding_set("ex"), "P:b(ex)");
+        assert_eq!(config.exchange_of("P:b(ex)"), Some("ex"));
+        assert_eq!(config.exchange_of("P:b(ex"), None);
+        assert_eq!(
+            (config.permanent_set("x"), config.binding_deadlines()),
+            ("P:x!".into(), "P:d".into())
+        );
+        assert_eq!(config.topics("fx", ""), ["P:{db}!fx"]);
+    }
+
+    #[test]
+    fn older_peers_have_channels_of_their_own() {
+        let config = config(r#"{"global_keyprefix": "P:", "sentinel_fanout_compat": true}"#);
+        assert_eq!(config.topics("fx", "a"), ["P:/3.fx/a", "P:/{db}.fx/a"]);
+        let patterns = config.topic_patterns("fx", "a.#");
+        assert_eq!(patterns, ["P:/3.fx/a.*", "P:/{db}.fx/a.*"]);
+        assert!(patterns.iter().all(|pattern| config.pattern_tail(pattern) == "fx/a.*"));
+        let plain = r#"{"sentinel_fanout_compat": true, "fanout_prefix": "custom."}"#;
+        assert_eq!(super::tests::config(plain).topics("fx", ""), ["custom.fx"]);
     }
 
     #[test]

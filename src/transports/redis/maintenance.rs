@@ -4,7 +4,7 @@
 use super::shared::{Shared, random_share};
 use crate::error::Result;
 use crate::io::keeper;
-use crate::io::task::sleep_until;
+use crate::io::task::{either, sleep_until};
 use crate::model::Name;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
@@ -16,8 +16,12 @@ const TICK: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Nothing is done more often, however short the timeouts are.
 const SHORTEST: Duration = Duration::from_millis(50);
-/// Bindings of expiring queues live for an hour at least.
+/// Bindings of expiring queues live for an hour at least, unless they are told to live shorter.
 const REBIND_EVERY: Duration = Duration::from_secs(900);
+/// How often to look for bindings that nobody has renewed, while there are expiring queues.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Of how many exchanges at a time.
+const SWEEP: usize = 100;
 
 /// Starts it.
 ///
@@ -38,6 +42,11 @@ impl Schedule {
         Self { every, next: Instant::now() + delay.mul_f64(0.5 + random_share() / 2.0) }
     }
 
+    /// The next time is not later than after `delay`.
+    fn within(&mut self, delay: Duration) {
+        self.next = self.next.min(Instant::now() + delay.max(SHORTEST));
+    }
+
     fn is_due(&mut self) -> bool {
         let now = Instant::now();
         if now < self.next {
@@ -52,14 +61,24 @@ async fn maintain(shared: Weak<Shared>) {
     let Some(first) = shared.upgrade() else { return };
     let third = (first.config.visibility_timeout / 3).max(SHORTEST);
     let restore_every = first.config.restore_interval.max(SHORTEST);
+    let upkeep = first.upkeep.clone();
     drop(first);
     let mut renewal = Schedule::new(third, third);
     let mut restoring = Schedule::new(restore_every.min(Duration::from_secs(1)), restore_every);
     let mut refreshing = Schedule::new(TICK, TICK);
     let mut binding = Schedule::new(REBIND_EVERY, REBIND_EVERY);
+    let mut sweeping = Schedule::new(SWEEP_EVERY, SWEEP_EVERY);
     loop {
-        let next = renewal.next.min(restoring.next).min(refreshing.next);
-        sleep_until(next).await;
+        let news = upkeep.listen();
+        let Some(alive) = shared.upgrade() else { return };
+        if let Some(shortest) = alive.expiring().iter().map(|(_, expires)| *expires).min() {
+            refreshing.within(shortest / 3);
+            binding.within(alive.binding_life(shortest) / 4);
+        }
+        drop(alive);
+        let all = [&renewal, &restoring, &refreshing, &binding, &sweeping];
+        let next = all.iter().map(|schedule| schedule.next).min().unwrap_or_else(Instant::now);
+        either(sleep_until(next), news).await;
         let Some(shared) = shared.upgrade() else { return };
         if renewal.is_due()
             && let Err(error) = renew(&shared).await
@@ -81,39 +100,38 @@ async fn maintain(shared: Weak<Shared>) {
         {
             tracing::warn!("looking for expired claims failed: {error}");
         }
-        let expiring = if refreshing.is_due() { expiring(&shared) } else { Vec::new() };
-        if let Some(shortest) = expiring.iter().map(|(_, expires)| *expires).min() {
-            let soon = Instant::now() + (shortest / 3).max(SHORTEST);
-            refreshing.next = refreshing.next.min(soon);
-            if consuming {
-                let queues: Vec<Name> = expiring.into_iter().map(|(queue, _)| queue).collect();
-                if let Err(error) = refresh(&shared, &queues, binding.is_due()).await {
-                    tracing::debug!("the expiry of queues could not be put off: {error}");
-                }
-            }
+        let due = [refreshing.is_due(), binding.is_due(), sweeping.is_due()];
+        if consuming
+            && due.contains(&true)
+            && let Err(error) = refresh(&shared, due).await
+        {
+            tracing::debug!("the expiry of queues could not be put off: {error}");
         }
     }
 }
 
 async fn renew(shared: &Shared) -> Result<()> {
-    let held: Vec<Name> = shared.held.lock().iter().cloned().collect();
+    let held: Vec<Name> = shared.held.lock().keys().cloned().collect();
     shared.renew_tags(&held).await
 }
 
-/// Queues that were declared to expire when they are not used.
-fn expiring(shared: &Shared) -> Vec<(Name, Duration)> {
-    let declared = shared.declared.lock();
-    let expiring = declared.values().filter_map(|q| Some((q.name.clone(), q.options.expires?)));
-    expiring.collect()
-}
-
-/// Consuming is a use: puts off the expiry of queues, and of their bindings.
-async fn refresh(shared: &Shared, queues: &[Name], bindings: bool) -> Result<()> {
-    shared.refresh_expiry(queues).await?;
+/// Consuming is a use: puts off the expiry of queues, and of their bindings; drops the bindings of
+/// queues that nobody uses any more.
+async fn refresh(shared: &Shared, [queues, bindings, sweep]: [bool; 3]) -> Result<()> {
+    let expiring: Vec<Name> = shared.expiring().into_iter().map(|(queue, _)| queue).collect();
+    if expiring.is_empty() {
+        return Ok(()); // swept by those who have expiring queues
+    }
+    if queues {
+        shared.refresh_expiry(&expiring).await?;
+    }
     if bindings {
-        for queue in queues {
+        for queue in &expiring {
             shared.bind_again(queue).await?;
         }
+    }
+    if sweep {
+        shared.sweep(SWEEP).await?;
     }
     Ok(())
 }

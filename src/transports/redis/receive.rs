@@ -1,6 +1,6 @@
 //! Taking messages, and waiting for some without taking any.
 
-use super::error::unexpected;
+use super::error::{ours, unexpected};
 use super::scripts::Script;
 use super::session::ScriptCall;
 use super::shared::{Shared, random_share, record_tail};
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::io::task::{sleep_until, watch_until};
 use crate::model::{Claim, Delivery, Name};
 use crate::protocol::resp::{Command, Pipeline, Value};
-use crate::transport::{GetOptions, QueueRef};
+use crate::transport::{GetOptions, QueueOrder, QueueRef};
 use bytes::Bytes;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -91,7 +91,12 @@ impl Shared {
         let mut call = ScriptCall::new(Script::Receive);
         call.key(config.unacked()).key(config.unacked_index());
         call.arg(max.to_string()).arg(if arm { "1" } else { "0" }).arg(tags.clone());
-        call.arg(queues.len().to_string());
+        // How many lists in a row share what is taken; alone, each comes before the next.
+        let width = match config.queue_order {
+            QueueOrder::RoundRobin => queues.len(),
+            QueueOrder::Priority | QueueOrder::Sorted => 1,
+        };
+        call.arg(width.to_string());
         let claimed = |queue: &QueueRef| config.ack_emulation && !queue.no_ack;
         let tails = queues
             .iter()
@@ -148,7 +153,8 @@ impl Shared {
                 }
             }
         }
-        self.held.lock().extend(held);
+        let now = Instant::now();
+        self.held.lock().extend(held.into_iter().map(|tag| (tag, now)));
         taken
     }
 
@@ -166,7 +172,7 @@ impl Shared {
                 self.news.notify.forget(cx.waker());
                 // Reads and routes what is there; gone when the link is lost.
                 if let Poll::Ready(error) = session.link().poll_attend(cx) {
-                    return Poll::Ready(Some(Err(error)));
+                    return Poll::Ready(Some(Err(ours(error))));
                 }
                 if self.news.is_there(names()) {
                     return Poll::Ready(Some(Ok(true)));

@@ -21,11 +21,13 @@ pub(super) enum Script {
     Renew,
     /// Adds a binding of a queue that expires.
     BindExpiring,
+    /// Drops bindings that nobody has renewed.
+    Sweep,
 }
 
 impl Script {
     /// All, in the order of their numbers.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Receive,
         Self::Unseen,
         Self::Requeue,
@@ -33,6 +35,7 @@ impl Script {
         Self::Restore,
         Self::Renew,
         Self::BindExpiring,
+        Self::Sweep,
     ];
 
     /// Its place in [`Script::ALL`].
@@ -50,6 +53,7 @@ impl Script {
             Self::Restore => RESTORE,
             Self::Renew => RENEW,
             Self::BindExpiring => BIND_EXPIRING,
+            Self::Sweep => SWEEP,
         }
     }
 }
@@ -138,15 +142,15 @@ for i = 3, #KEYS do
 end
 return n";
 
-/// KEYS: unacked, unacked_index, the list of each claim. ARGV: tag and new message, alternating.
-/// Returns how many went back.
+/// KEYS: unacked, unacked_index, the list of each claim. ARGV: RPUSH to the head or LPUSH to the end,
+/// then tag and new message, alternating. Returns how many went back.
 const REQUEUE: &str = r"
 local n = 0
 for i = 3, #KEYS do
-  local tag = ARGV[i * 2 - 5]
+  local tag = ARGV[i * 2 - 4]
   if redis.call('HDEL', KEYS[1], tag) == 1 then
     redis.call('ZREM', KEYS[2], tag)
-    redis.call('RPUSH', KEYS[i], ARGV[i * 2 - 4])
+    redis.call(ARGV[1], KEYS[i], ARGV[i * 2 - 3])
     n = n + 1
   end
 end
@@ -203,6 +207,22 @@ local t = redis.call('TIME')
 local deadline = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000) + tonumber(ARGV[3])
 redis.call('ZADD', KEYS[2], 'GT', string.format('%d', deadline), ARGV[2])
 return 1";
+
+/// KEYS: deadlines. ARGV: what stands before and behind an exchange in the key of its bindings, the
+/// same for its permanent bindings, how many. Returns the exchanges whose deadline has passed.
+/// (The keys are not known before: a cluster cannot run this, as it cannot run Kombu's.)
+const SWEEP: &str = r"
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+local overdue = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%d', now), 'LIMIT', 0,
+  ARGV[5])
+for _, exchange in ipairs(overdue) do
+  if redis.call('EXISTS', ARGV[3] .. exchange .. ARGV[4]) == 0 then
+    redis.call('DEL', ARGV[1] .. exchange .. ARGV[2])
+  end
+  redis.call('ZREM', KEYS[1], exchange)
+end
+return overdue";
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! One live link: the greeting, commands and scripts.
 
 use super::Config;
-use super::error::{is_misplaced, refused, unexpected};
+use super::error::{is_misplaced, ours, refused, unexpected};
 use super::scripts::Script;
 use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,15 +33,23 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects.
+    /// Connects; where to, sentinels are asked each time.
     ///
     /// # Errors
     /// `Connection`, `Auth`, or `Unsupported` naming what the server lacks.
     pub(super) async fn open(config: &Config, shared: Weak<Shared>) -> Result<Self> {
+        Self::connect(config, shared).await.map_err(ours)
+    }
+
+    async fn connect(config: &Config, shared: Weak<Shared>) -> Result<Self> {
+        let address = match &config.sentinels {
+            Some(sentinels) => sentinels.master().await?,
+            None => config.address.clone(),
+        };
         let until = Instant::now() + config.dial.connect_timeout;
-        let stream = dial(&config.address, &config.dial).await?;
+        let stream = dial(&address, &config.dial).await?;
         let misplaced = Arc::new(AtomicBool::new(false));
-        let peer = format!("Redis at {}", config.address);
+        let peer = format!("Redis at {address}");
         let link = Link::new(stream, peer, Parser::default(), Incoming(shared));
         let mut session = Self {
             link,
@@ -92,7 +100,8 @@ impl Session {
             Some(reply) => Ok(reply),
             None => Err(Error::internal("a reply is missing")),
         };
-        check_server(&next("HELLO 3 (the protocol RESP3)")?, &peer)?;
+        let hello = next("HELLO 3 (the protocol RESP3)")?;
+        check_server(&hello, &peer, config.sentinels.is_some())?;
         match next("SELECT") {
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 return Err(Error::invalid(format!("{peer} has no database {}", config.db))
@@ -135,7 +144,11 @@ impl Session {
     /// Sends one command; `what` names it in errors.
     pub(super) async fn call(&self, what: &str, command: &Command) -> Result<Value> {
         let request = self.link.request(&command.pack(), Expect::Count(1), self.reply_timeout);
-        let reply = request.await?.pop().ok_or_else(|| Error::internal("a reply is missing"))?;
+        let reply = request
+            .await
+            .map_err(ours)?
+            .pop()
+            .ok_or_else(|| Error::internal("a reply is missing"))?;
         self.checked(what, reply)
     }
 
@@ -143,7 +156,8 @@ impl Session {
     pub(super) async fn call_all(&self, what: &str, pipeline: Pipeline) -> Result<Vec<Value>> {
         let count = pipeline.len();
         let data = pipeline.into_bytes();
-        let replies = self.link.request(&data, Expect::Count(count), self.reply_timeout).await?;
+        let request = self.link.request(&data, Expect::Count(count), self.reply_timeout);
+        let replies = request.await.map_err(ours)?;
         replies.into_iter().map(|reply| self.checked(what, reply)).collect()
     }
 
@@ -167,7 +181,7 @@ impl Session {
         };
         let count = pipeline.len();
         let data = pipeline.into_bytes();
-        self.link.tell(&data, count, self.reply_timeout, Box::new(told)).await
+        self.link.tell(&data, count, self.reply_timeout, Box::new(told)).await.map_err(ours)
     }
 
     /// Runs a script.
@@ -175,7 +189,11 @@ impl Session {
         let hash = &self.hashes[call.script.number()];
         let command = call.command("EVALSHA", hash);
         let request = self.link.request(&command.pack(), Expect::Count(1), self.reply_timeout);
-        let reply = request.await?.pop().ok_or_else(|| Error::internal("a reply is missing"))?;
+        let reply = request
+            .await
+            .map_err(ours)?
+            .pop()
+            .ok_or_else(|| Error::internal("a reply is missing"))?;
         match reply {
             // The server has dropped its scripts since the greeting.
             Value::Error(error) if error.code() == "NOSCRIPT" => {
@@ -199,7 +217,7 @@ impl Session {
             Expect::Until(Arc::new(is_end)),
             self.reply_timeout,
         );
-        for reply in request.await? {
+        for reply in request.await.map_err(ours)? {
             self.checked("a fanout subscription", reply)?;
         }
         Ok(())
@@ -214,7 +232,8 @@ impl Session {
     }
 }
 
-fn check_server(hello: &Value, peer: &str) -> Result<()> {
+/// What the greeting says of the server: old enough, and the master where it has to be.
+fn check_server(hello: &Value, peer: &str, must_be_master: bool) -> Result<()> {
     let Value::Map(members) = hello else { return Err(unexpected("HELLO 3", hello)) };
     let member = |name: &str| {
         let found = members.iter().find(|(key, _)| key.as_bytes().is_some_and(|key| key == name));
@@ -229,7 +248,12 @@ fn check_server(hello: &Value, peer: &str) -> Result<()> {
             "{peer} is version {version}, and 6.2 is the oldest that works"
         )));
     }
-    Ok(())
+    match member("role") {
+        Some(role) if must_be_master && role != "master" => Err(Error::connection(format!(
+            "{peer} is a {role}, although a sentinel says that it is the master"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// A script with its keys and arguments.

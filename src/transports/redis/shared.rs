@@ -9,7 +9,7 @@ use super::session::Session;
 use super::unsure::Unsure;
 use crate::error::{Error, Result};
 use crate::io::lock::Mutex;
-use crate::io::task::sleep_until;
+use crate::io::task::{Notify, sleep_until};
 use crate::model::{Name, Queue};
 use crate::protocol::resp::Value;
 use crate::transport::Exchanges;
@@ -31,12 +31,16 @@ pub(super) struct Shared {
     pub(super) bindings: BindingCache,
     /// What this store has bound: queue to exchange and member.
     pub(super) bindings_of_queues: Mutex<HashMap<Name, HashSet<(Name, String)>>>,
-    /// Tags of the claims that this store holds: their leases are renewed.
-    pub(super) held: Mutex<HashSet<Name>>,
+    /// The claims that this store holds, by tag, and since when: their leases are renewed.
+    pub(super) held: Mutex<HashMap<Name, Instant>>,
     /// What was under way when a link was lost.
     pub(super) unsure: Unsure,
     /// Queues that were declared here.
     pub(super) declared: Mutex<HashMap<Name, Queue>>,
+    /// Queues that have a consumer here.
+    pub(super) consumed: Mutex<HashSet<Name>>,
+    /// Told when there is something new to keep alive.
+    pub(super) upkeep: Arc<Notify>,
     /// Whether messages were ever taken: then expired claims are looked for.
     pub(super) consuming: AtomicBool,
     maintained: AtomicBool,
@@ -82,6 +86,8 @@ impl Shared {
             held: Mutex::default(),
             unsure: Unsure::default(),
             declared: Mutex::default(),
+            consumed: Mutex::default(),
+            upkeep: Arc::default(),
             consuming: AtomicBool::new(false),
             maintained: AtomicBool::new(false),
             tag_head: format!("{:016x}", random()),
@@ -170,6 +176,7 @@ impl Shared {
             session.close().await;
         }
         self.held.lock().clear();
+        self.consumed.lock().clear();
         self.fanout.clear();
         self.news.forget();
     }
@@ -195,7 +202,7 @@ impl Shared {
                 let mut text = || items.next().and_then(|item| item.as_bytes().cloned());
                 let (pattern, _channel, payload) = (text(), text(), text());
                 if let (Some(pattern), Some(payload)) = (pattern, payload) {
-                    for queue in self.fanout.received(&pattern, payload) {
+                    for queue in self.fanout.received(&self.config, &pattern, payload) {
                         self.news.queue_changed(&queue);
                     }
                 }
@@ -218,6 +225,14 @@ impl Shared {
     pub(super) fn next_tags(&self) -> String {
         let count = self.tag_count.fetch_add(1, Ordering::Relaxed);
         format!("{}-{count:x}-", self.tag_head)
+    }
+
+    /// Queues with a consumer here that expire when they are not used, and after how long.
+    pub(super) fn expiring(&self) -> Vec<(Name, Duration)> {
+        let consumed: Vec<Name> = self.consumed.lock().iter().cloned().collect();
+        let declared = self.declared.lock();
+        let expires = |queue: &Name| declared.get(queue).and_then(|queue| queue.options.expires);
+        consumed.into_iter().filter_map(|queue| Some((queue.clone(), expires(&queue)?))).collect()
     }
 
     /// After how long of being unused a queue expires, if it was declared so here.

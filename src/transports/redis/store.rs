@@ -54,6 +54,7 @@ impl Store for RedisStore {
             shared_bindings: true,
             batch: true,
             ordered: true,
+            queue_order: self.config.queue_order,
         }
     }
 
@@ -138,6 +139,14 @@ impl Store for RedisStore {
         self.here().restore_expired().await
     }
 
+    async fn reclaim(&self, limit: Option<usize>) -> Result<usize> {
+        self.here().reclaim(limit).await
+    }
+
+    async fn sweep(&self, limit: usize) -> Result<usize> {
+        self.here().sweep(limit).await
+    }
+
     async fn declare_queue(&self, queue: &Queue) -> Result<()> {
         self.here().declared.lock().insert(queue.name.clone(), queue.clone());
         Ok(())
@@ -160,6 +169,7 @@ impl Store for RedisStore {
         let what = format!("the deletion of the queue '{queue}'");
         shared.session().await?.call(&what, &command).await?;
         shared.declared.lock().remove(queue);
+        shared.consumed.lock().remove(queue);
         shared.news.remove(queue);
         shared.unbind_all(queue).await?;
         let unused = shared.fanout.delete(queue);
@@ -203,7 +213,7 @@ impl Store for RedisStore {
         let shared = self.here();
         if exchange.kind == ExchangeKind::Fanout {
             let unused = shared.fanout.unbind(&shared.config, binding);
-            shared.unlisten(unused.into_iter().collect()).await?;
+            shared.unlisten(unused).await?;
         }
         shared.unbind(exchange, binding).await
     }
@@ -218,6 +228,8 @@ impl Store for RedisStore {
 
     async fn subscribe(&self, queue: &Name) -> Result<()> {
         let shared = self.here();
+        shared.consumed.lock().insert(queue.clone());
+        shared.upkeep.notify();
         if shared.fanout.subscribe(queue) {
             shared.session().await?;
         }
@@ -226,6 +238,7 @@ impl Store for RedisStore {
 
     async fn unsubscribe(&self, queue: &Name) -> Result<()> {
         let shared = self.here();
+        shared.consumed.lock().remove(queue);
         let unused = shared.fanout.unsubscribe(queue);
         shared.unlisten(unused).await
     }

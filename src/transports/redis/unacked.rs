@@ -11,6 +11,7 @@ use crate::protocol::resp::{Command, Pipeline, Value};
 use crate::routing::topic_matches;
 use bytes::Bytes;
 use serde_json::value::RawValue;
+use std::time::Instant;
 
 /// Claims in one script call: enough to be fast, few enough not to keep the server busy.
 const BATCH: usize = 200;
@@ -64,7 +65,7 @@ impl Shared {
     /// Forgets that claims are held; those that were.
     fn let_go(&self, claims: &[Claim]) -> Vec<Name> {
         let mut held = self.held.lock();
-        claims.iter().filter_map(|claim| held.take(&claim.tag)).collect()
+        claims.iter().filter_map(|claim| Some(held.remove_entry(&claim.tag)?.0)).collect()
     }
 
     /// See [`crate::transport::Store::release`].
@@ -74,14 +75,18 @@ impl Shared {
         }
         let held: Vec<&Claim> = {
             let mut held = self.held.lock();
-            claims.iter().filter(|claim| held.remove(&claim.tag)).collect()
+            claims.iter().filter(|claim| held.remove(&claim.tag).is_some()).collect()
         };
-        // The last one that goes to the head of a list is the first to come out.
-        let last_first: Vec<&Claim> = held.into_iter().rev().collect();
-        for batch in last_first.chunks(BATCH) {
+        let order: Vec<&Claim> = match how {
+            Release::Behind => held,
+            // The last one that goes to the head of a list is the first to come out.
+            _ => held.into_iter().rev().collect(),
+        };
+        for batch in order.chunks(BATCH) {
             match how {
-                Release::Requeue => self.requeue(batch).await?,
-                _ => self.unseen(batch).await?,
+                Release::Requeue => self.requeue(batch, "RPUSH").await?,
+                Release::Behind => self.requeue(batch, "LPUSH").await?,
+                Release::Unseen | Release::Discard => self.unseen(batch).await?,
             }
         }
         for claim in claims {
@@ -106,7 +111,8 @@ impl Shared {
         Ok(())
     }
 
-    async fn requeue(&self, claims: &[&Claim]) -> Result<()> {
+    /// `push`: which end of the list they go to.
+    async fn requeue(&self, claims: &[&Claim], push: &'static str) -> Result<()> {
         let session = self.session().await?;
         let tags = claims.iter().map(|claim| claim.tag.as_bytes());
         let command = Command::new("HMGET").arg(self.config.unacked()).args(tags);
@@ -114,6 +120,7 @@ impl Shared {
         let kind = unexpected("HMGET", &reply);
         let records = reply.into_items().ok_or(kind)?;
         let mut call = self.call_on_claims(Script::Requeue);
+        call.arg(push);
         let mut count = 0;
         for (claim, record) in claims.iter().zip(&records) {
             // Missing: it has expired, and somebody has restored it.
@@ -152,7 +159,38 @@ impl Shared {
 
     /// See [`crate::transport::Store::restore`].
     pub(super) async fn restore_expired(&self) -> Result<usize> {
-        let limit = self.config.restore_limit.unwrap_or(usize::MAX);
+        self.restore(self.config.restore_limit.unwrap_or(usize::MAX)).await
+    }
+
+    /// See [`crate::transport::Store::reclaim`].
+    pub(super) async fn reclaim(&self, limit: Option<usize>) -> Result<usize> {
+        let lease = self.config.visibility_timeout;
+        let overdue: Vec<(Name, Instant)> = {
+            let mut held = self.held.lock();
+            let overdue = held.extract_if(|_, since| since.elapsed() >= lease);
+            overdue.take(limit.unwrap_or(usize::MAX)).collect()
+        };
+        if let Err(error) = self.lapse(&overdue).await {
+            self.held.lock().extend(overdue);
+            return Err(error);
+        }
+        self.restore(limit.unwrap_or(usize::MAX)).await
+    }
+
+    /// Ends the lease on claims, which were renewed until now.
+    async fn lapse(&self, claims: &[(Name, Instant)]) -> Result<()> {
+        let session = self.session().await?;
+        for batch in claims.chunks(BATCH * 5) {
+            let mut command = Command::new("ZADD").arg(self.config.unacked_index()).arg("XX");
+            for (tag, _) in batch {
+                command = command.arg("0").arg(tag.as_bytes());
+            }
+            session.call("to end claims", &command).await?;
+        }
+        Ok(())
+    }
+
+    async fn restore(&self, limit: usize) -> Result<usize> {
         let mut restored = 0;
         while restored < limit {
             let size = BATCH.min(limit - restored);

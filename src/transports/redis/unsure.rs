@@ -153,7 +153,7 @@ impl Shared {
                         queue: queue.into(),
                         handle: self.config.claim_handle(self.config.step_of(&message)),
                     };
-                    self.held.lock().insert(tag);
+                    self.held.lock().insert(tag, Instant::now());
                     found.push(Delivery { message, claim, settled: false });
                 }
                 Err(error) if error.kind() == ErrorKind::Decode => {

@@ -32,6 +32,8 @@ pub(super) struct Schema {
     pub(super) unclaim: String,
     /// `id, owner, payload`
     pub(super) unclaim_changed: String,
+    /// `id, owner, payload`: a copy at the end of the queue
+    pub(super) append_changed: String,
     /// -> `owner`
     pub(super) owners: String,
     /// `owner, limit` -> `id, payload`
@@ -115,6 +117,10 @@ impl Schema {
             unclaim_changed: format!(
                 "UPDATE {messages} SET visible = 1, version = 1, payload = ?3
                  WHERE id = ?1 AND version = -?2"
+            ),
+            append_changed: format!(
+                "INSERT INTO {messages} (visible, timestamp, payload, version, queue_id)
+                 SELECT 1, NULL, ?3, 1, queue_id FROM {messages} WHERE id = ?1 AND version = -?2"
             ),
             owners: format!("SELECT DISTINCT -version FROM {messages} WHERE version < 0"),
             claimed_by: format!(

@@ -240,6 +240,7 @@ impl Store for SqlStore {
             shared_bindings: false,
             batch: true,
             ordered: true,
+            ..Capability::default()
         }
     }
 
@@ -419,7 +420,7 @@ impl Store for SqlStore {
         self.write("returning messages", |connection, schema, owner| {
             for id in &ids {
                 let mut changed = None;
-                if how == Release::Requeue {
+                if how != Release::Unseen {
                     changed = connection
                         .prepare_cached(&schema.claimed_payload)?
                         .query_row([*id, owner], |row| {
@@ -428,6 +429,12 @@ impl Store for SqlStore {
                         })
                         .optional()?
                         .flatten();
+                }
+                if let (Release::Behind, Some(payload)) = (how, &changed) {
+                    let moved = (*id, owner, payload);
+                    connection.prepare_cached(&schema.append_changed)?.execute(moved)?;
+                    connection.prepare_cached(&schema.settle)?.execute([*id, owner])?;
+                    continue;
                 }
                 unclaim(connection, schema, *id, owner, changed.as_deref())?;
             }
@@ -441,8 +448,12 @@ impl Store for SqlStore {
     }
 
     async fn restore(&self) -> Result<usize> {
+        self.reclaim(None).await
+    }
+
+    async fn reclaim(&self, limit: Option<usize>) -> Result<usize> {
         let mut restored = 0;
-        loop {
+        while limit.is_none_or(|limit| restored < limit) {
             let batch = self
                 .patiently("restoring messages", |mut session| {
                     let batch = session.inner.restore_dead(Instant::now())?;
@@ -455,10 +466,15 @@ impl Store for SqlStore {
                 })
                 .await?;
             if batch == 0 {
-                return Ok(restored);
+                break;
             }
             restored += batch;
         }
+        Ok(restored)
+    }
+
+    async fn sweep(&self, _: usize) -> Result<usize> {
+        Ok(0) // bindings go with their queues
     }
 
     async fn declare_queue(&self, queue: &Queue) -> Result<()> {

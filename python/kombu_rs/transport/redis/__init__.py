@@ -1,0 +1,90 @@
+"""``redis://``, ``rediss://`` and ``sentinel://``.
+
+The native core speaks with the server: no redis-py is needed, and keys, messages and fanout
+channels are those of Kombu, so that its workers and ours share queues.
+
+URLs: ``redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]``, ``rediss://`` for TLS,
+``redis+socket:///PATH?virtual_host=DATABASE``, and
+``sentinel://HOST[:PORT][/DATABASE][;sentinel://...]`` with the transport option ``master_name``.
+
+The transport options are the attributes of :class:`Channel` that
+:attr:`Channel.from_transport_options` names. Names of redis-py (``redis``, ``exceptions``,
+``CredentialProvider``, ``PrefixedStrictRedis``, ...) are imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..._native import PublishBatch
+from ...utils.eventio import ERR, READ
+from .channel import PRIORITY_STEPS, Channel
+from .errors import error_classes_t, get_redis_ConnectionError, get_redis_error_classes
+from .keyprefix import GlobalKeyPrefixMixin
+from .mutex import Mutex, MutexHeld
+from .poller import MultiChannelPoller
+from .qos import QoS
+from .sentinels import SentinelChannel, SentinelTransport
+from .transport import DEFAULT_PORT, Transport
+
+__all__ = (
+    "DEFAULT_PORT",
+    "ERR",
+    "PRIORITY_STEPS",
+    "READ",
+    "Channel",
+    "GlobalKeyPrefixMixin",
+    "MultiChannelPoller",
+    "Mutex",
+    "MutexHeld",
+    "PublishBatch",
+    "QoS",
+    "SentinelChannel",
+    "SentinelTransport",
+    "Transport",
+    "error_classes_t",
+    "get_redis_ConnectionError",
+    "get_redis_error_classes",
+)
+
+#: The database when the URL names none.
+DEFAULT_DB = 0
+#: Seconds between health checks of :attr:`Channel.client`.
+DEFAULT_HEALTH_CHECK_INTERVAL = Channel.health_check_interval
+#: Seconds between Kombu's looks at streaming credentials; the core reads them when it connects.
+DEFAULT_REAUTH_CHECK_INTERVAL = 10
+#: So many unanswered pings Kombu takes for a lost connection; the core watches its link itself.
+SUBCLIENT_MAX_MISSED_HEALTH_CHECKS = 2
+#: Bindings of an expiring queue live so many times as long as the queue.
+BINDING_EXPIRES_FACTOR = 2
+#: And so many milliseconds at least. Read when a connection is made.
+MIN_BINDING_TTL = 3_600_000
+#: Seconds between looks for bindings that nobody has renewed.
+BINDING_SWEEP_INTERVAL = 60
+
+# Where the names are that need redis-py: its modules, its classes, and ours on top of them.
+_REDIS_MODULES = {
+    "redis": "redis",
+    "client": "redis.client",
+    "exceptions": "redis.exceptions",
+    "sentinel": "redis.sentinel",
+}
+_REDIS_CLASSES = ("CredentialProvider",)
+_ON_REDIS = (
+    "PrefixedRedisPipeline",
+    "PrefixedRedisPubSub",
+    "PrefixedStrictRedis",
+    "SentinelManagedSSLConnection",
+)
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _ON_REDIS:
+        return getattr(import_module(".prefixed", __name__), name)
+    if name in _REDIS_CLASSES:
+        return getattr(import_module("redis"), name)
+    if name in _REDIS_MODULES:
+        return import_module(_REDIS_MODULES[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

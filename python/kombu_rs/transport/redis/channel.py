@@ -1,0 +1,587 @@
+"""A channel on Redis lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from inspect import getattr_static
+from typing import Any
+
+from ...exceptions import VersionMismatch
+from ...utils.objects import cached_property
+from ...utils.scheduling import cycle_by_name
+from ...utils.uuid import uuid
+from .. import native, virtual
+from ..base import to_rabbitmq_queue_arguments
+from . import hooks, parameters
+from .qos import QoS
+
+__all__ = ("Channel",)
+
+#: Kombu's priority steps: a message's priority is rounded down to one of them.
+PRIORITY_STEPS = [0, 3, 6, 9]
+
+# The oldest redis-py that `Channel.client` is tested with.
+_OLDEST_CLIENT = (6, 1, 0)
+
+
+class _FromRedisPy:
+    """A class attribute that is a class of redis-py; None where that is not installed.
+
+    Arguments:
+        module, name: where the class is.
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self._where = module, name
+
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        module, name = self._where
+        try:
+            return getattr(__import__(module, fromlist=[name]), name)
+        except ImportError:
+            return None
+
+
+_UNIX = _FromRedisPy("redis", "UnixDomainSocketConnection")
+
+
+class Channel(native.Channel):
+    """A channel on Redis lists.
+
+    The native core moves the messages. The attributes below are its settings, and may be set in a
+    subclass or, if :attr:`from_transport_options` names them, as transport options. They are the
+    same for all channels of a connection, and are read when it is made.
+
+    ``channel.client`` is a client of redis-py, for commands of the program's own. Nothing here
+    needs it.
+    """
+
+    QoS = QoS
+
+    #: Between the name of a queue and a priority, and between the parts of a binding.
+    sep = "\x06\x16"
+    #: Keep messages until they are acknowledged.
+    ack_emulation = True
+    #: The hash of unacknowledged messages.
+    unacked_key = "unacked"
+    #: The sorted set that says since when they are.
+    unacked_index_key = "unacked_index"
+    #: Kombu's lock for restoring; the core moves messages in one step and needs none.
+    unacked_mutex_key = "unacked_mutex"
+    #: Seconds after which Kombu's lock is free.
+    unacked_mutex_expire = 300
+    #: Seconds after which an unacknowledged message is given to somebody else.
+    visibility_timeout: float = 3600
+    #: How many of them at a time; None for all.
+    unacked_restore_limit: int | None = None
+    #: Seconds between looks for them.
+    unacked_restore_interval: float = 10
+    #: Kombu looks each so many intervals only; the core looks every time.
+    unacked_restore_throttle = 10
+    #: Before the channels of fanout exchanges: True for :attr:`keyprefix_fanout`, False for
+    #: nothing, or a text.
+    fanout_prefix: bool | str = True
+    #: Fanout exchanges take the routing key into account.
+    fanout_patterns = True
+    #: Before every key and channel.
+    global_keyprefix = ""
+    #: In which order queues are asked: ``round_robin``, ``priority`` (as they were consumed from)
+    #: or ``sorted``.
+    queue_order_strategy = "round_robin"
+    #: The set of an exchange's bindings.
+    keyprefix_queue = "_kombu.binding.%s"
+    #: Those of them that do not expire.
+    keyprefix_binding_permanent = "_kombu.binding_permanent.%s"
+    #: Until when the others are kept.
+    keyprefix_binding_deadlines = "_kombu.binding_deadlines"
+    #: Before the channels of fanout exchanges; ``{db}`` is the number of the database.
+    keyprefix_fanout = "/{db}."
+    #: Priorities that have lists of their own; a message's is rounded down to one of them.
+    priority_steps = PRIORITY_STEPS
+
+    #: Seconds that a reply may take; None for the core's 15.
+    socket_timeout: float | None = None
+    #: Seconds that connecting may take; None for the connection's ``connect_timeout``.
+    socket_connect_timeout: float | None = None
+    #: Whether to send TCP keepalives; None for yes.
+    socket_keepalive: bool | None = None
+    #: ``TCP_KEEPIDLE`` and so on, by name or number.
+    socket_keepalive_options: dict[str, Any] | None = None
+    #: Most connections of :attr:`client`; the core has one.
+    max_connections = 10
+    #: Seconds between health checks of :attr:`client`; the core watches its link by itself.
+    health_check_interval: float = 25
+    #: Whether :attr:`client` tries again after a timeout. The core does not; but as it may be
+    #: meant for publishing, batches are off then, as in Kombu.
+    retry_on_timeout: Any = None
+    #: How the server lists the connection.
+    client_name: str | None = None
+
+    #: redis-py's class of connections, for :attr:`client`.
+    connection_class: Any = _FromRedisPy("redis", "Connection")
+    #: The same with TLS.
+    connection_class_ssl: Any = _FromRedisPy("redis", "SSLConnection")
+
+    #: Transport options that set attributes.
+    from_transport_options: tuple[str, ...] = (
+        "body_encoding",
+        "deadletter_queue",
+        "sep",
+        "ack_emulation",
+        "unacked_key",
+        "unacked_index_key",
+        "unacked_mutex_key",
+        "unacked_mutex_expire",
+        "visibility_timeout",
+        "unacked_restore_limit",
+        "unacked_restore_interval",
+        "unacked_restore_throttle",
+        "fanout_prefix",
+        "fanout_patterns",
+        "global_keyprefix",
+        "socket_timeout",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "socket_keepalive_options",
+        "queue_order_strategy",
+        "max_connections",
+        "health_check_interval",
+        "retry_on_timeout",
+        "priority_steps",
+        "client_name",
+    )
+
+    # Our own methods, to tell whether a subclass has others.
+    _ours: dict[str, Any]
+    _opened = False
+    _pool: Any = None
+    _async_pool: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        transport = self.connection
+        #: Queues that go with their last consumer.
+        self.auto_delete_queues: set[str] = set()
+        #: Queues bound to fanout exchanges that are consumed from.
+        self.active_fanout_queues: set[str] = set()
+        self._active_queues: list[str] = []
+        self._tag_to_queue: dict[str, str] = {}
+        # Exchange and pattern of each queue bound to a fanout exchange, and the way back.
+        self._fanout_queues: dict[str, tuple[str, str]] = {}
+        self._fanout_to_queue: dict[str, str] = {}
+        # Milliseconds after which a queue expires.
+        self._expires: dict[str, int] = {}
+        self._restore_calls = 0
+        try:
+            self._read_options(transport.client.transport_options or {})
+            self._queue_cycle = cycle_by_name(self.queue_order_strategy)()
+            transport._set_up(self)
+        except BaseException:
+            transport._forget_channel(self)
+            raise
+        self._opened = True
+
+    def _read_options(self, options: dict[str, Any]) -> None:
+        for name in self.from_transport_options:
+            if name in options:
+                setattr(self, name, options[name])
+        if not self.ack_emulation:
+            self.QoS = virtual.QoS  # type: ignore[assignment]
+        if isinstance(self.fanout_prefix, str):
+            self.keyprefix_fanout = self.fanout_prefix
+        elif not self.fanout_prefix:
+            self.keyprefix_fanout = ""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in hooks.FIXED and self._opened and value != getattr(self, name):
+            raise AttributeError(
+                f"{name} is a setting of the native core and was read when the connection was "
+                f"made: set it as a transport option or in a subclass of Channel"
+            )
+        super().__setattr__(name, value)
+
+    # -- how to connect
+
+    def _native_parameters(self) -> tuple[str, dict[str, Any]]:
+        """URL and options of the core. Hooks of a subclass are asked; redis-py is not needed."""
+        hooks.refuse_replaced(self, self._ours)
+        client = self.connection.client
+        if self._pool_is_replaced():
+            url, options = parameters.from_pool(self.pool)
+        else:
+            url, options = self._own_endpoint()
+        options.update(parameters.url_options(client))
+        timeout = getattr(client, "connect_timeout", None)
+        if timeout:
+            options.setdefault("socket_connect_timeout", timeout)
+        options.update(hooks.native_options(self))
+        return url, options
+
+    def _pool_is_replaced(self) -> bool:
+        return hooks.is_replaced(self, self._ours, "_get_pool")
+
+    def _own_endpoint(self) -> tuple[str, dict[str, Any]]:
+        secure = self._is_secure()
+        if hooks.is_replaced(self, self._ours, "_connparams"):
+            named = self._connparams()
+            secure = parameters.is_secure(named.get("connection_class")) or secure
+        else:
+            own = "connection_class_ssl" if secure else "connection_class"
+            if not isinstance(getattr_static(type(self), own), _FromRedisPy):
+                parameters.is_secure(getattr(self, own))  # refuses what we cannot have
+            named = parameters.connection_parameters(self)
+        self._fill_in_database(named.get("db"))
+        return parameters.endpoint(named, secure)
+
+    def _is_secure(self) -> bool:
+        client = self.connection.client
+        return bool(client.ssl) or getattr(client, "transport_cls", None) == "rediss"
+
+    def _fill_in_database(self, db: Any) -> None:
+        if not self._opened:
+            self.keyprefix_fanout = self.keyprefix_fanout.replace("{db}", str(db or 0))
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        """How to connect, as redis-py's connections take it. A subclass may change it.
+
+        Arguments:
+            asynchronous: Kombu's; the same here.
+        """
+        named = parameters.connection_parameters(self)
+        if "path" in named:
+            named["connection_class"] = _UNIX.__get__(None)
+        else:
+            secure = self._is_secure()
+            named["connection_class"] = (
+                self.connection_class_ssl if secure else self.connection_class
+            )
+        return named
+
+    def _prepare_virtual_host(self, vhost: Any) -> int:
+        return parameters.database(vhost)
+
+    def _process_credential_provider(
+        self, credential_provider: Any, connparams: dict[str, Any]
+    ) -> None:
+        """Put a credential provider in the place of user and password.
+
+        Raises:
+            ImportError: it, or redis-py, is not there.
+            ValueError: it is not a ``redis.CredentialProvider``.
+        """
+        from . import CredentialProvider
+
+        provider = parameters.resolve_provider(credential_provider, CredentialProvider)
+        connparams.pop("username", None)
+        connparams.pop("password", None)
+        connparams["credential_provider"] = provider
+
+    # -- a client of redis-py
+
+    def _get_client(self) -> Any:
+        """The class of :attr:`client`.
+
+        Raises:
+            ImportError: redis-py is not installed.
+            VersionMismatch: it is too old.
+        """
+        redis = _redis_py()
+        if redis.VERSION < _OLDEST_CLIENT:
+            wanted = ".".join(map(str, _OLDEST_CLIENT))
+            raise VersionMismatch(
+                f"channel.client needs redis-py {wanted} or later, installed is "
+                f"{redis.__version__}: pip install -U redis"
+            )
+        if self.global_keyprefix:
+            from functools import partial
+
+            from .prefixed import PrefixedStrictRedis
+
+            return partial(PrefixedStrictRedis, global_keyprefix=self.global_keyprefix)
+        return redis.Redis
+
+    def _get_response_error(self) -> type[Exception]:
+        """The error for commands that the server refuses."""
+        _redis_py()
+        from redis.exceptions import ResponseError
+
+        return ResponseError
+
+    @cached_property
+    def Client(self) -> Any:
+        """The class of :attr:`client`."""
+        return self._get_client()
+
+    @cached_property
+    def ResponseError(self) -> type[Exception]:
+        """The error for commands that the server refuses."""
+        return self._get_response_error()
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:
+        """A pool of connections for :attr:`client`. A subclass may return its own: then the core
+        connects to where that would."""
+        named = self._connparams(asynchronous=asynchronous)
+        self._fill_in_database(named.get("db"))
+        return _redis_py().ConnectionPool(**named)
+
+    @property
+    def pool(self) -> Any:
+        """The connections of redis-py."""
+        if self._pool is None:
+            self._pool = self._get_pool()
+        return self._pool
+
+    @property
+    def async_pool(self) -> Any:
+        """The connections of :attr:`client`."""
+        if self._async_pool is None:
+            self._async_pool = self._get_pool(asynchronous=True)
+        return self._async_pool
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        return self.Client(connection_pool=self.async_pool if asynchronous else self.pool)
+
+    @cached_property
+    def client(self) -> Any:
+        """A client of redis-py on the same database, for commands of the program's own."""
+        return self._create_client(asynchronous=True)
+
+    @cached_property
+    def subclient(self) -> Any:
+        """An object of redis-py for subscriptions of the program's own."""
+        return self._create_client(asynchronous=True).pubsub()
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """``client``, or a client of redis-py, for the time of a ``with`` block."""
+        yield client or self._create_client()
+
+    def _has_own_client(self) -> bool:
+        return any(
+            hooks.is_replaced(self, self._ours, name)
+            for name in ("_get_client", "_create_client", "client")
+        )
+
+    def _disconnect_pools(self) -> None:
+        pools = self._pool, self._async_pool
+        self._pool = self._async_pool = None
+        for pool in pools:
+            if pool is not None:
+                pool.disconnect()
+
+    def _close_clients(self) -> None:
+        for name in ("client", "subclient"):
+            close = getattr(vars(self).pop(name, None), "close", None)
+            if close is not None:
+                with suppress(Exception):  # whatever it has: it is given up
+                    close()
+
+    # -- names of keys
+
+    def priority(self, n: int) -> int:
+        """The step that a priority is rounded down to."""
+        below = [step for step in self.priority_steps if step <= n]
+        return max(below) if below else self.priority_steps[-1]
+
+    def _q_for_pri(self, queue: str, pri: int) -> str:
+        step = self.priority(pri)
+        return f"{queue}{self.sep}{step}" if step else queue
+
+    def _get_publish_topic(self, exchange: str, routing_key: str) -> str:
+        if routing_key and self.fanout_patterns:
+            return f"{self.keyprefix_fanout}{exchange}/{routing_key}"
+        return f"{self.keyprefix_fanout}{exchange}"
+
+    def _get_publish_topics(self, exchange: str, routing_key: str) -> list[str]:
+        return [self._get_publish_topic(exchange, routing_key)]
+
+    def _get_subscribe_topic(self, queue: str) -> str:
+        exchange, routing_key = self._fanout_queues[queue]
+        return self._get_publish_topic(exchange, routing_key)
+
+    def _get_subscribe_topics(self, queue: str) -> list[str]:
+        exchange, routing_key = self._fanout_queues[queue]
+        return self._get_publish_topics(exchange, routing_key)
+
+    def _next_delivery_tag(self) -> str:
+        return uuid()
+
+    # -- queues
+
+    def exchange_declare(
+        self,
+        exchange: str | None = None,
+        type: str | None = "direct",
+        durable: bool = False,
+        auto_delete: bool = False,
+        arguments: dict[str, Any] | None = None,
+        nowait: bool = False,
+        passive: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Declare an exchange; ``passive``: raise when it is not there, instead of making it."""
+        super().exchange_declare(
+            exchange, type, durable, auto_delete, arguments, nowait, passive, **kwargs
+        )
+        if not passive:
+            fanouts = self.connection._fanout_exchanges
+            (fanouts.add if type == "fanout" else fanouts.discard)(exchange)
+
+    def queue_declare(
+        self, queue: str | None = None, passive: bool = False, **kwargs: Any
+    ) -> native.queue_declare_ok_t:
+        """Declare a queue; see :meth:`kombu_rs.transport.native.Channel.queue_declare`."""
+        declared = super().queue_declare(queue, passive, **kwargs)
+        if not passive:
+            self._new_queue(declared.queue, **kwargs)
+        return declared
+
+    def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
+        """Note what was declared."""
+        if auto_delete:
+            self.auto_delete_queues.add(queue)
+        expires = self._get_queue_expire(kwargs)
+        if expires is not None:
+            self._expires[queue] = expires
+
+    def _get_queue_expire(self, args: dict[str, Any] | None) -> int | None:
+        """Milliseconds after which a queue expires, from how it is declared; None for never."""
+        try:
+            return int(args["arguments"]["x-expires"])  # type: ignore[index]
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def _binding_ttl(self, queue: str) -> int:
+        """Milliseconds for which the bindings of an expiring queue are kept."""
+        from . import BINDING_EXPIRES_FACTOR, MIN_BINDING_TTL
+
+        return max(self._expires[queue] * BINDING_EXPIRES_FACTOR, MIN_BINDING_TTL)
+
+    def queue_bind(
+        self,
+        queue: str,
+        exchange: str | None = None,
+        routing_key: str | None = "",
+        arguments: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Bind a queue to an exchange."""
+        super().queue_bind(queue, exchange, routing_key, arguments, **kwargs)
+        if exchange is not None and exchange in self.connection._fanout_exchanges:
+            self._fanout_queues[queue] = (exchange, (routing_key or "").replace("#", "*"))
+
+    def queue_delete(self, queue: str, *args: Any, **kwargs: Any) -> int:
+        """Delete a queue; returns how many messages went with it."""
+        count = super().queue_delete(queue, *args, **kwargs)
+        self.auto_delete_queues.discard(queue)
+        self._expires.pop(queue, None)
+        self._forget_fanout(queue)
+        return count
+
+    def _forget_fanout(self, queue: str) -> None:
+        exchange, _ = self._fanout_queues.pop(queue, ("", ""))
+        if self._fanout_to_queue.get(exchange) == queue:
+            del self._fanout_to_queue[exchange]
+
+    def basic_consume(
+        self,
+        queue: str,
+        no_ack: bool | None = False,
+        callback: Any = None,
+        consumer_tag: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> str:
+        """Consume from a queue: ``callback(message)`` is called for each message."""
+        if queue in self._fanout_queues:
+            exchange, _ = self._fanout_queues[queue]
+            self.active_fanout_queues.add(queue)
+            self._fanout_to_queue[exchange] = queue
+            self.connection._subscribed()
+        tag = super().basic_consume(queue, no_ack, callback, consumer_tag, *args, **kwargs)
+        self._tag_to_queue[tag] = queue
+        if queue not in self._active_queues:
+            self._active_queues.append(queue)
+        self._update_queue_cycle()
+        return tag
+
+    def basic_cancel(self, consumer_tag: Any, **kwargs: Any) -> None:
+        """Stop consuming. Messages that were fetched ahead go back to the queue."""
+        super().basic_cancel(consumer_tag, **kwargs)
+        queue = self._tag_to_queue.pop(str(consumer_tag), None)
+        if queue is not None and queue not in self._tag_to_queue.values():
+            self._active_queues.remove(queue)
+            self.active_fanout_queues.discard(queue)
+            self._update_queue_cycle()
+
+    @property
+    def active_queues(self) -> list[str]:
+        """Queues that are consumed from, those of fanout exchanges not counted."""
+        return [queue for queue in self._active_queues if queue not in self.active_fanout_queues]
+
+    def _update_queue_cycle(self) -> None:
+        self._queue_cycle.update(self.active_queues)
+
+    def prepare_queue_arguments(
+        self, arguments: dict[str, Any] | None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return the arguments to declare a queue with: ``expires`` becomes ``x-expires``."""
+        return to_rabbitmq_queue_arguments(arguments, **kwargs)
+
+    # -- upkeep
+
+    @property
+    def qos(self) -> Any:
+        """The prefetch limit and the unacknowledged messages."""
+        return (self.QoS if issubclass(self.QoS, QoS) else QoS)(self)
+
+    @property
+    def brpop_timeout(self) -> float:
+        """The transport's; the core waits without polling."""
+        return self.connection.brpop_timeout
+
+    @property
+    def supports_batch_publish(self) -> bool:
+        """Whether messages can be collected and sent together: not if they may be sent twice."""
+        return self.connection._batches_are_safe(self)
+
+    def sweep_bindings(self, limit: int = 100) -> None:
+        """Drop the bindings of expiring queues that nobody has used for long.
+
+        Channels that consume from such queues do it by themselves, every minute.
+
+        Arguments:
+            limit: look at so many exchanges at most.
+        """
+        self._sweep(limit)
+
+    def close(self) -> None:
+        """Close the channel: consumers end, unacknowledged messages go back to their queues, queues
+        of fanout exchanges that are to be deleted with their consumers are."""
+        transport = self.connection
+        if transport is None:
+            return
+        try:
+            if not self.closed and transport._is_connected():
+                with suppress(*transport.connection_errors, *transport.channel_errors):
+                    for queue in self.auto_delete_queues.intersection(self._fanout_queues):
+                        self.queue_delete(queue)
+            super().close()
+        finally:
+            self._close_clients()
+            self._disconnect_pools()
+
+
+def _redis_py() -> Any:
+    try:
+        import redis
+    except ImportError:
+        raise ImportError(
+            "channel.client and channel.pool are redis-py's, which is not installed: "
+            "pip install redis. (The transport itself does not need it.)"
+        ) from None
+    return redis
+
+
+Channel._ours = hooks.snapshot(Channel)

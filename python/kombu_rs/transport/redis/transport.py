@@ -1,0 +1,166 @@
+"""The transport of ``redis://`` and ``rediss://``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import native
+from . import hooks
+from .channel import Channel
+from .errors import ErrorClasses, channel_errors, connection_errors
+from .poller import MultiChannelPoller
+
+__all__ = ("Transport",)
+
+#: Port of a server.
+DEFAULT_PORT = 6379
+
+
+class Transport(native.Transport):
+    """Redis, in Kombu's layout.
+
+    The settings are those of the first channel: of its class, of the transport options that it
+    names, and of what its hooks say.
+
+    Arguments:
+        client: the :class:`~kombu_rs.Connection`.
+    """
+
+    Channel = Channel
+
+    scheme = "redis"
+    can_parse_url = False
+    default_port = DEFAULT_PORT
+    driver_type = "redis"
+    driver_name = "kombu-rs"
+
+    connection_errors = ErrorClasses(connection_errors)  # type: ignore[assignment]
+    channel_errors = ErrorClasses(channel_errors)  # type: ignore[assignment]
+
+    #: Seconds between Kombu's looks at a queue; the core waits without polling.
+    brpop_timeout: float = 1
+
+    def __init__(self, client: Any = None, **kwargs: Any) -> None:
+        super().__init__(client, **kwargs)
+        options = getattr(client, "transport_options", None) or {}
+        self.polling_interval = options.get("polling_interval", self.polling_interval)
+        if self.polling_interval is not None:
+            self.brpop_timeout = self.polling_interval
+        #: Kombu's name for what waits for messages.
+        self.cycle = MultiChannelPoller()
+        # Names of the fanout exchanges that were declared here.
+        self._fanout_exchanges: set[str] = set()
+        # The first channel, until somebody asks for one; and its settings.
+        self._first: Any = None
+        self._settings: dict[str, Any] | None = None
+        self._keyprefix_fanout = ""
+        self._answered_for = False
+
+    @classmethod
+    def _parameters(cls, client: Any) -> tuple[str, dict[str, Any]]:
+        return "redis://", {}  # until the first channel says more
+
+    def _set_up(self, channel: Any) -> None:
+        """Take over a channel's settings, or check that they are those of the first one."""
+        settings = hooks.settings(channel)
+        if self._settings is not None:
+            self._check(settings)
+            channel.keyprefix_fanout = self._keyprefix_fanout
+            return
+        url, options = channel._native_parameters()
+        self._configure(url, {**self._other_options(channel), **options})
+        self._settings = settings
+        self._keyprefix_fanout = channel.keyprefix_fanout
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        known = self._settings or {}
+        changed = sorted(name for name in settings if settings[name] != known.get(name))
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)} cannot differ from the connection's other channels: "
+                f"the native core has one configuration for each connection"
+            )
+
+    def _other_options(self, channel: Any) -> dict[str, Any]:
+        """Transport options that no attribute of the channel stands for: the core judges them."""
+        from . import MIN_BINDING_TTL
+
+        left_out = {
+            *channel.from_transport_options,
+            *native.CONNECTION_OPTIONS,
+            *native.CHANNEL_OPTIONS,
+        }
+        given = self.client.transport_options or {}
+        other = {name: value for name, value in given.items() if name not in left_out}
+        return {"min_binding_ttl": MIN_BINDING_TTL, **other}
+
+    def establish_connection(self) -> Any:
+        """Connect within the connection's ``connect_timeout``.
+
+        Raises:
+            OperationalError: the server is not there, or refused us.
+            ValueError, TypeError, NotImplementedError: an option, a setting or a hook of the
+                channel's class is wrong or cannot be had here.
+        """
+        if self._settings is None:
+            self._first = self.Channel(self)
+            if self._settings is None:
+                raise TypeError(
+                    f"{type(self).__name__}.Channel must be derived from "
+                    f"{Channel.__module__}.Channel, {self.Channel.__name__} is not"
+                )
+        first = self._first or next(iter(self.channels), None)
+        if first is not None and first._has_own_client():
+            # As in Kombu: it is the channel's client that says whether the server is there.
+            first.client.ping()
+            self._answered_for = True
+            return self
+        return super().establish_connection()
+
+    def create_channel(self, connection: Any) -> Any:
+        """Open a channel."""
+        first, self._first = self._first, None
+        channel = first if first is not None else self.Channel(connection)
+        self.cycle.add(channel)
+        return channel
+
+    def _forget_channel(self, channel: Any) -> None:
+        super()._forget_channel(channel)
+        self.cycle.discard(channel)
+        if channel is self._first:
+            self._first = None
+
+    def verify_connection(self, connection: Any) -> bool:
+        """Whether the link is there, as far as known without asking."""
+        return self._answered_for or super().verify_connection(connection)
+
+    def close_connection(self, connection: Any) -> None:
+        """Close the channels and the link."""
+        self._answered_for = False
+        super().close_connection(connection)
+
+    def _collect(self, connection: Any) -> None:
+        self._answered_for = False
+        super()._collect(connection)
+
+    def _batches_are_safe(self, channel: Any = None) -> bool:
+        if channel is None:
+            options = self.client.transport_options or {}
+            return not options.get("retry_on_timeout", self.Channel.retry_on_timeout)
+        return not channel.retry_on_timeout
+
+    @property
+    def supports_batch_publish(self) -> bool:
+        """Whether messages can be collected and sent together: not with ``retry_on_timeout``, which
+        might send a batch twice."""
+        return self._batches_are_safe()
+
+    @classmethod
+    def _url(cls, client: Any) -> str:
+        url = super()._url(client)
+        if url.startswith("socket://"):
+            # The connection has taken the prefix off `redis+socket:///path`.
+            return f"redis+{url}"
+        if getattr(client, "transport_cls", None) == "rediss" and url.startswith("redis://"):
+            return "rediss" + url[len("redis") :]
+        return url
