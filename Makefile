@@ -17,6 +17,7 @@ BUILD := build
 
 RUST_SOURCES := $(shell find src -name __pycache__ -prune -o \( -type d -o -name '*.rs' \) -print) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name __pycache__ -prune -o \( -type d -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -print)
+PYTHON_FOLDERS := python tests tools docs examples benches
 WHEEL_SOURCES := $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml README.md
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -122,8 +123,8 @@ $(PEERS): $(PEERS_VENVS:%=%/.wheel)
 
 # --- checks ------------------------------------------------------------------------------------------
 
-.PHONY: check check-rust check-python check-stubs
-check: check-rust check-python check-stubs ## Formatters, linters, types, stubs, layering
+.PHONY: check check-rust check-python check-types check-stubs check-api
+check: check-rust check-python check-types check-stubs check-api docs ## Formatters, linters, types, stubs, layering, Kombu's API, documentation
 
 check-rust: $(VENV)/.ready
 	cargo fmt --check
@@ -132,12 +133,31 @@ check-rust: $(VENV)/.ready
 	cargo test --locked --quiet --test layering
 
 check-python: $(VENV)/.ready
-	$(VENV)/bin/ruff check python tests examples benches
-	$(VENV)/bin/ruff format --check python tests examples benches
+	$(VENV)/bin/ruff check $(PYTHON_FOLDERS)
+	$(VENV)/bin/ruff format --check $(PYTHON_FOLDERS)
+
+# The package, and a file of what programs do with it. Pyright brings its own Node.
+check-types: $(VENV)/.ready
 	$(VENV)/bin/mypy
+	PYRIGHT_PYTHON_GLOBAL_NODE=0 $(VENV)/bin/pyright
 
 check-stubs: $(VENV)/.wheel
 	$(VENV)/bin/python -m mypy.stubtest kombu_rs --concise --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt
+
+# The public names of an installed Kombu and what ours has for them: docs/api-surface.md.
+API_SURFACE = PYTHONPATH=tools $(VENV)/bin/python -m api_surface --stock $(STOCK_VENV)/bin/python
+.PHONY: api-surface
+check-api: $(VENV)/.wheel $(STOCK_VENV)/.ready
+	$(API_SURFACE)
+
+api-surface: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Compare with an installed Kombu and write docs/api-surface.md
+	$(API_SURFACE) --write
+
+# --- documentation -----------------------------------------------------------------------------------
+
+.PHONY: docs
+docs: $(VENV)/.wheel ## Build the documentation into build/docs; warnings are errors
+	$(VENV)/bin/python -m sphinx -q -j auto -b html -W --keep-going docs $(BUILD)/docs
 
 # --- benches -----------------------------------------------------------------------------------------
 
@@ -149,8 +169,8 @@ bench: $(DEMO_VENV)/.wheel $(STOCK_VENV)/.ready ## Measure against stock Kombu a
 .PHONY: format clean
 format: $(VENV)/.ready ## Format Rust and Python sources
 	cargo fmt
-	$(VENV)/bin/ruff check --fix --quiet python tests examples benches
-	$(VENV)/bin/ruff format python tests examples benches
+	$(VENV)/bin/ruff check --fix --quiet $(PYTHON_FOLDERS)
+	$(VENV)/bin/ruff format $(PYTHON_FOLDERS)
 
 clean: ## Remove the environments and wheels, keep cargo's target folder
 	rm -rf $(VENV) $(DEMO_VENV) $(STOCK_VENV) $(PEERS_VENVS) $(BUILD)

@@ -399,7 +399,7 @@ class Collector:
             items = [self.text(item, depth + 1) for item in value]
             if isinstance(value, (set, frozenset)):
                 items.sort()
-            kind = next(k for k in (list, tuple, set, frozenset) if isinstance(value, k))
+            kind = next((k for k in (list, tuple) if isinstance(value, k)), set)
             return f"{kind.__name__}({', '.join(items)})"
         if depth < 4 and isinstance(value, dict):
             pairs = sorted(

@@ -80,7 +80,7 @@ class exchange_queue_t(NamedTuple):
     queue: str
 
 
-class TakenMessage(dict):
+class TakenMessage(dict[str, Any]):
     """A message that was taken, and from where."""
 
     queue = ""
@@ -239,7 +239,7 @@ class Channel(virtual.Channel):
         queue: str,
         exchange: str | None = None,
         routing_key: str = "",
-        arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Bind a queue to an exchange.
@@ -260,7 +260,7 @@ class Channel(virtual.Channel):
         queue: str,
         exchange: str | None = None,
         routing_key: str = "",
-        arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Remove a binding."""

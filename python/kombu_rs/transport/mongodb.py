@@ -5,14 +5,14 @@ them several hosts and ``mongodb+srv://``.
 
 Collections, by their default names:
 
-===================== ===========================================================================
-``messages``          one document a message: ``queue``, ``priority`` (9 less the message's; the
-                      lowest goes first), ``payload`` (JSON)
-``messages.routing``  one document a binding: ``exchange``, ``routing_key``, ``pattern``, ``queue``
+====================== ==========================================================================
+``messages``           one document a message: ``queue``, ``priority`` (9 less the message's; the
+                       lowest goes first), ``payload`` (JSON)
+``messages.routing``   one document a binding: ``exchange``, ``routing_key``, ``pattern``, ``queue``
 ``messages.broadcast`` capped; what was published to fanout exchanges: ``queue`` (the exchange),
-                      ``payload``. Consumers follow it with tailable cursors.
-``messages.queues``   with the option ``ttl``: the arguments of each queue
-===================== ===========================================================================
+                       ``payload``. Consumers follow it with tailable cursors.
+``messages.queues``    with the option ``ttl``: the arguments of each queue
+====================== ==========================================================================
 
 With ``ttl`` documents have ``expire_at``, and the server removes them when that has come.
 
@@ -268,7 +268,7 @@ class Channel(virtual.Channel):
         super().queue_delete(queue, **kwargs)
         self._forget_fanout(queue)
 
-    def prepare_queue_arguments(self, arguments: dict, **kwargs: Any) -> dict:
+    def prepare_queue_arguments(self, arguments: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Return the arguments to declare a queue with, named as RabbitMQ names them."""
         return to_rabbitmq_queue_arguments(arguments, **kwargs)
 
@@ -297,7 +297,7 @@ class Channel(virtual.Channel):
         queue: str,
         exchange: str | None = None,
         routing_key: str = "",
-        arguments: dict | None = None,
+        arguments: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Remove a binding, also from the database."""

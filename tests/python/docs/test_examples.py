@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 
 import kombu_rs
+from kombu_rs.transport import TRANSPORT_ALIASES
 
 ROOT = Path(__file__).parents[3]
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
+DOCUMENTS = [
+    *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"),
+    *("docs/index.md", "docs/migration.md", "docs/transports.md"),
+]
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -48,6 +52,19 @@ def test_the_readme_opens_with_a_first_success() -> None:
     assert head[0] == "# kombu-rs"
     for wanted in ("pip install kombu-rs", "```python", "make demo"):
         assert any(wanted in line for line in head), wanted
+
+
+def test_every_transport_is_documented() -> None:
+    """The README has a URL of each; the page on transports has a part for its module."""
+    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "transports.md").read_text()
+    names: dict[str, list[str]] = {}
+    for name, target in TRANSPORT_ALIASES.items():
+        names.setdefault(target, []).append(name)
+    for target, aliases in names.items():
+        assert any(f"`{name}://" in readme or f"`{name}+" in readme for name in aliases), aliases
+        module = target.partition(":")[0]
+        assert f"automodule:: {module}\n" in page, module
 
 
 def modules() -> list[str]:

@@ -87,8 +87,9 @@ class Queue:
     def __str__(self) -> str:
         return f"<Queue({self.name})>"
 
+    # Without types of what is returned: SQLAlchemy would read them.
     @declared_attr
-    def messages(cls):
+    def messages(cls: Any):  # type: ignore[no-untyped-def]
         """Its messages, taken ones included."""
         return relationship(lambda: cls._message_cls, backref="queue")
 
@@ -127,14 +128,14 @@ class Message:
         return f"<Message: {self.sent_at} {self.payload} {self.queue_id}>"
 
     @declared_attr
-    def __table_args__(cls):
+    def __table_args__(cls: Any):  # type: ignore[no-untyped-def]
         return (
             Index(f"ix_{cls.__tablename__}_timestamp_id", "timestamp", "id"),
             {"sqlite_autoincrement": True, "mysql_engine": "InnoDB"},
         )
 
     @declared_attr
-    def queue_id(cls):
+    def queue_id(cls: Any):  # type: ignore[no-untyped-def]
         """The key of its queue."""
         return Column(
             DialectSpecificInteger,
