@@ -28,6 +28,8 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "consul": f"{__name__}.consul:Transport",
     "etcd": f"{__name__}.etcd:Transport",
     "mongodb": f"{__name__}.mongodb:Transport",
+    "SQS": f"{__name__}.SQS:Transport",
+    "sqs": f"{__name__}.SQS:Transport",
     "pgmq": f"{__name__}.pgmq:Transport",
     "zookeeper": f"{__name__}.zookeeper:Transport",
     "sqla": f"{__name__}.sqlalchemy:Transport",
@@ -36,8 +38,6 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     # are parsed and shown, and connecting says what is there instead.
     "confluentkafka": f"{__name__}.pending:Kafka",
     "kafka": f"{__name__}.pending:Kafka",
-    "SQS": f"{__name__}.pending:SQS",
-    "sqs": f"{__name__}.pending:SQS",
     # And those that nobody can connect to any more.
     "qpid": f"{__name__}.qpid:Transport",
     "SLMQ": f"{__name__}.SLMQ.Transport",

@@ -25,12 +25,3 @@ class Kafka(Local):
     """Apache Kafka."""
 
     driver_type = "kafka"
-
-
-class SQS(Pending):
-    """Amazon SQS."""
-
-    driver_type = "sqs"
-    defaults: ClassVar[dict[str, Any]] = {"port": None}
-
-

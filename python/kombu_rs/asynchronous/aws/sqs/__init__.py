@@ -1,0 +1,1 @@
+"""Amazon SQS from an event loop."""
