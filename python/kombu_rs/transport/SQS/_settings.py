@@ -13,8 +13,8 @@ from . import _sdk
 __all__ = ("CHARS_REPLACE_TABLE", "SQS_MAX_MESSAGES", "Settings", "maybe_int")
 
 #: How the characters are replaced that a queue's name may not have.
-CHARS_REPLACE_TABLE = {ord(char): "_" for char in string.punctuation if char not in "-_."}
-CHARS_REPLACE_TABLE[ord(".")] = "-"
+CHARS_REPLACE_TABLE = {ord(char): ord("_") for char in string.punctuation if char not in "-_."}
+CHARS_REPLACE_TABLE[ord(".")] = ord("-")
 
 #: Most messages that SQS returns at once.
 SQS_MAX_MESSAGES = 10
@@ -146,7 +146,7 @@ class Settings(virtual.Channel):
             "MessageSystemAttributeNames": system,
         }
 
-    def entity_name(self, name: str, table: dict[int, Any] = CHARS_REPLACE_TABLE) -> str:
+    def entity_name(self, name: str, table: dict[int, int] = CHARS_REPLACE_TABLE) -> str:
         """Return the name of a queue or exchange as AWS takes it."""
         name = safe_str(name)
         if name.endswith(FIFO_SUFFIX):
