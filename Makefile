@@ -142,7 +142,7 @@ check-types: $(VENV)/.ready
 	PYRIGHT_PYTHON_GLOBAL_NODE=0 $(VENV)/bin/pyright
 
 check-stubs: $(VENV)/.wheel
-	$(VENV)/bin/python -m mypy.stubtest kombu_rs --concise --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt
+	PYTHONPATH=tools $(VENV)/bin/python tools/stubtest.py kombu_rs --concise --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt
 
 # The public names of an installed Kombu and what ours has for them: docs/api-surface.md.
 API_SURFACE = PYTHONPATH=tools $(VENV)/bin/python -m api_surface --stock $(STOCK_VENV)/bin/python

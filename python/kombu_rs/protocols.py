@@ -10,7 +10,7 @@ Nothing has to be derived from these; a class that has the methods will do.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,19 +41,19 @@ Arguments: TypeAlias = dict[str, Any]
 #: Content types and names of serializers.
 Accept: TypeAlias = Collection[str]
 #: Called with a body and its message.
-Callback: TypeAlias = "Callable[[Any, Message], Any]"
+Callback: TypeAlias = Callable[[Any, "Message"], Any]
 #: Makes a consumer on a channel that it knows; arguments as :class:`~kombu_rs.Consumer`.
-ConsumerFactory: TypeAlias = "Callable[..., Consumer]"
+ConsumerFactory: TypeAlias = Callable[..., "Consumer"]
 #: Called with a message.
-OnMessage: TypeAlias = "Callable[[Message], Any]"
+OnMessage: TypeAlias = Callable[["Message"], Any]
 #: Called with an exception and the seconds until the next try.
-Errback: TypeAlias = "Callable[[Exception, float], Any]"
+Errback: TypeAlias = Callable[[Exception, float], Any]
 #: What may be named in ``except``.
-ExceptionTypes: TypeAlias = "tuple[type[BaseException], ...]"
+ExceptionTypes: TypeAlias = tuple[type[BaseException], ...]
 #: Queues to consume from.
-Queues: TypeAlias = "Queue | Iterable[Queue]"
+Queues: TypeAlias = Union["Queue", Iterable["Queue"]]
 #: What can be declared on a broker.
-Declarable: TypeAlias = "Exchange | Queue"
+Declarable: TypeAlias = Union["Exchange", "Queue"]
 
 
 class Channel(Protocol):
@@ -195,4 +195,4 @@ class Channel(Protocol):
 
 
 #: Where a channel is expected a connection will do: its default channel is used.
-ChannelOrConnection: TypeAlias = "Channel | Connection"
+ChannelOrConnection: TypeAlias = Union[Channel, "Connection"]

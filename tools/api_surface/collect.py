@@ -141,14 +141,17 @@ MESSAGE = {
 
 
 class StandInClass(type):
-    """A name in a client's module: a class (to derive from, to raise) with such names in it."""
+    """A name of a client that begins with a capital: can be derived from, raised and looked into."""
 
     def __getattr__(cls, name: str) -> Any:
         return made_up(cls, name, cls.__module__)
 
 
 class StandIn(types.ModuleType):
-    """A client's module that is not there."""
+    """A client's module, or whatever else has a name in lower case, that is not there.
+
+    It can be called: it is a decorator, with arguments or without, that changes nothing.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -157,15 +160,20 @@ class StandIn(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         return made_up(self, name, self.__name__)
 
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return arguments[0] if arguments else self
+
 
 def made_up(owner: Any, name: str, module: str) -> Any:
     """Give ``owner`` an attribute that will do for defining classes with it."""
     if name.startswith("_"):
         raise AttributeError(name)
-    # Its instances are decorators, too.
-    body = {"__init__": lambda *_, **__: None, "__call__": lambda self, decorated: decorated}
-    made = StandInClass(name, (Exception,), body)
-    made.__module__ = module
+    made: Any
+    if name[0].isupper():
+        made = StandInClass(name, (Exception,), {"__init__": lambda *_, **__: None})
+        made.__module__ = module
+    else:
+        made = StandIn(f"{module}.{name}")
     setattr(owner, name, made)
     return made
 
