@@ -24,8 +24,7 @@ pub struct Channel {
     callbacks: Mutex<HashMap<Name, Py<PyAny>>>,
     no_ack_consumers: Py<PySet>,
     closed: AtomicBool,
-    /// Whether the Python object has methods of its own where its class has ours.
-    hooked: AtomicBool,
+    plain: overrides::Plain,
 }
 
 static NEXT_TAG: AtomicU64 = AtomicU64::new(1);
@@ -60,7 +59,7 @@ impl Channel {
             callbacks: Mutex::default(),
             no_ack_consumers: PySet::empty(py)?.unbind(),
             closed: AtomicBool::new(false),
-            hooked: AtomicBool::new(false),
+            plain: overrides::Plain::default(),
         })
     }
 
@@ -72,8 +71,7 @@ impl Channel {
     /// The native channel under an object, when its methods are the native ones.
     pub(super) fn native<'a, 'py>(object: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Self>> {
         let native = object.cast::<Self>().ok()?;
-        let hooked = native.get().hooked.load(Ordering::Relaxed);
-        (!hooked && overrides::is_plain(&overrides::CHANNEL, &object.get_type())).then_some(native)
+        native.get().plain.holds(&object.get_type()).then_some(native)
     }
 
     pub(super) fn settle_ack(
@@ -229,7 +227,12 @@ impl Channel {
 
     /// Note that a method of this object alone was replaced: native code must call it by name.
     fn _hooked(&self) {
-        self.hooked.store(true, Ordering::Relaxed);
+        self.plain.replace();
+    }
+
+    /// Whether nothing that native code goes around was replaced, in the object or its class.
+    fn _is_plain(slf: &Bound<'_, Self>) -> bool {
+        slf.get().plain.holds(&slf.get_type())
     }
 
     /// Declare an exchange.

@@ -1,6 +1,5 @@
 //! The native path of `kombu_rs.connection.Connection`: draining events.
 
-use super::overrides;
 use super::transport::Transport;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -34,7 +33,7 @@ impl Connection {
         // Connected already: `_transport` is what `_connection` came from.
         let open = slf.getattr(intern!(py, "_connection"))?;
         if open.is_instance_of::<Transport>()
-            && overrides::is_plain(&overrides::TRANSPORT, &open.get_type())
+            && open.cast::<Transport>()?.get().is_plain(&open.get_type())
             && open.is(&slf.getattr(intern!(py, "_transport"))?)
         {
             let timeout = match kwargs {

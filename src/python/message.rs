@@ -236,7 +236,10 @@ impl Message {
         let headers = or_empty(headers)?;
         let properties = or_empty(properties)?;
         let delivery_info = delivery_info.unwrap_or_else(|| PyDict::new(py).into_any().unbind());
+        // A derived class may have said before what the message came in.
+        let envelope = this.parts.lock().envelope.take();
         *this.parts.lock() = Parts {
+            envelope,
             channel,
             delivery_tag,
             content_type,

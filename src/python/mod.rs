@@ -17,6 +17,7 @@ mod names;
 mod overrides;
 mod producer;
 mod qos;
+mod store;
 mod transport;
 mod waiters;
 
@@ -36,6 +37,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<message::Message>()?;
     module.add_class::<producer::Producer>()?;
     module.add_class::<qos::QoS>()?;
+    module.add_class::<store::Store>()?;
     module.add_class::<transport::Transport>()?;
     json::register(module)?;
     memory::register(module)

@@ -1,59 +1,81 @@
-//! Which types still have the native methods: the fast paths ask, once per type.
+//! Which objects still have the native methods: the fast paths ask.
+//!
+//! A class says itself which names its fast paths go around (`_gone_around`), and which class of ours
+//! has the native ones (`_native_class`); a class derived from that, or an object, may have its own.
 
 use crate::io::lock::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// A class of ours and the methods that its fast paths go around.
-#[derive(Debug)]
-pub struct Hooks {
-    module: &'static str,
-    class: &'static str,
-    methods: &'static [&'static str],
+/// What an object of ours remembers of the question.
+#[derive(Debug, Default)]
+pub struct Plain {
+    /// The object itself was given an attribute in the place of one of its class.
+    replaced: AtomicBool,
+    /// The version of its class that was found to have the native ones last time.
+    seen: AtomicU32,
 }
 
-/// Channels.
-pub static CHANNEL: Hooks = Hooks {
-    module: "kombu_rs.transport.native",
-    class: "Channel",
-    methods: &["basic_publish", "prepare_message", "basic_ack", "message_to_python"],
-};
+impl Plain {
+    /// Notes that the object has an attribute of its own.
+    pub fn replace(&self) {
+        self.replaced.store(true, Ordering::Relaxed);
+    }
 
-/// Transports.
-pub static TRANSPORT: Hooks =
-    Hooks { module: "kombu_rs.transport.native", class: "Transport", methods: &["drain_events"] };
+    /// Whether object and class have the native ones.
+    pub fn holds(&self, class: &Bound<'_, PyType>) -> bool {
+        if self.replaced.load(Ordering::Relaxed) {
+            return false;
+        }
+        let now = version(class);
+        if now != 0 && now == self.seen.load(Ordering::Relaxed) {
+            return true;
+        }
+        let plain = is_plain(class);
+        self.seen.store(if plain { version(class) } else { 0 }, Ordering::Relaxed);
+        plain
+    }
+}
 
-/// Producers.
-pub static PRODUCER: Hooks = Hooks {
-    module: "kombu_rs.messaging",
-    class: "Producer",
-    methods: &["_publish", "_prepare", "_delivery_details", "channel"],
-};
+/// The number that CPython gives to a class each time its attributes, or those of a class that it is
+/// derived from, have changed; 0 when it has none just now.
+fn version(class: &Bound<'_, PyType>) -> u32 {
+    // SAFETY: the class is alive, and the field is written under the GIL, which is held here.
+    unsafe { (*class.as_type_ptr()).tp_version_tag }
+}
 
-type Known = HashMap<(usize, usize), (bool, Py<PyType>)>;
+/// Most answers that are kept.
+const KNOWN: usize = 1024;
 
-/// What was found, by the addresses of hooks and type. A reference to the type is kept: one that is
-/// collected could leave its address to another.
-static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+static ANSWERS: Mutex<Option<HashMap<u32, bool>>> = Mutex::new(None);
 
-/// Whether `class` has all of our own methods that `hooks` names.
-pub fn is_plain(hooks: &'static Hooks, class: &Bound<'_, PyType>) -> bool {
-    let key = (std::ptr::from_ref(hooks) as usize, class.as_ptr() as usize);
-    let known = KNOWN.lock().as_ref().and_then(|known| known.get(&key).map(|found| found.0));
+/// Whether `class` has all of our own attributes that its fast paths go around. Asked anew when the
+/// class has changed.
+pub fn is_plain(class: &Bound<'_, PyType>) -> bool {
+    let known = ANSWERS.lock().as_ref().and_then(|known| known.get(&version(class)).copied());
     if let Some(known) = known {
         return known;
     }
-    let found = look(hooks, class).unwrap_or(false);
-    let entry = (found, class.clone().unbind());
-    KNOWN.lock().get_or_insert_default().insert(key, entry);
-    found
+    let answer = look(class).unwrap_or(false);
+    let version = version(class); // looking gives it one
+    if version != 0 {
+        let mut answers = ANSWERS.lock();
+        let answers = answers.get_or_insert_default();
+        if answers.len() == KNOWN {
+            answers.clear();
+        }
+        answers.insert(version, answer);
+    }
+    answer
 }
 
-fn look(hooks: &Hooks, class: &Bound<'_, PyType>) -> PyResult<bool> {
-    let own = class.py().import(hooks.module)?.getattr(hooks.class)?;
-    for name in hooks.methods {
-        if !class.getattr(*name)?.is(&own.getattr(*name)?) {
+fn look(class: &Bound<'_, PyType>) -> PyResult<bool> {
+    let own = class.getattr("_native_class")?;
+    for name in own.getattr("_gone_around")?.try_iter()? {
+        let name = name?.cast_into::<pyo3::types::PyString>()?;
+        if !class.getattr(&name)?.is(&own.getattr(&name)?) {
             return Ok(false);
         }
     }

@@ -106,7 +106,7 @@ impl Producer {
     /// The message, if nothing asks for the generic path.
     fn ready<'py>(slf: &Bound<'py, Self>, call: &Call<'_, 'py>) -> PyResult<Option<Ready<'py>>> {
         let py = slf.py();
-        if !overrides::is_plain(&overrides::PRODUCER, &slf.get_type()) {
+        if !overrides::is_plain(&slf.get_type()) {
             return Ok(None);
         }
         if slf.getattr(intern!(py, "compression"))?.is_truthy()? {

@@ -3,7 +3,8 @@
 use super::channel::Channel;
 use super::enter::{deadline, enter, enter_until};
 use super::errors::OrRaise;
-use super::waiters;
+use super::store::Store;
+use super::{overrides, waiters};
 use crate::io::lock::Mutex;
 use crate::transport::schemes::{self, Options};
 use crate::transport::{self, Connection as _, Event, Url};
@@ -27,11 +28,17 @@ pub struct Transport {
     channels: Mutex<HashMap<u64, Py<PyWeakrefReference>>>,
     /// A subscription was made, and no drain has told so yet.
     subscribed: AtomicBool,
+    plain: overrides::Plain,
 }
 
 impl Transport {
     pub(super) fn open_channel(slf: &Bound<'_, Self>) -> PyResult<Arc<dyn transport::Channel>> {
         enter(slf.py(), slf.get().inner.open_channel())
+    }
+
+    /// Whether draining may go straight to the core.
+    pub(super) fn is_plain(&self, class: &Bound<'_, PyType>) -> bool {
+        self.plain.holds(class)
     }
 
     /// Hands an event to the channel that consumes it.
@@ -86,6 +93,7 @@ impl Transport {
             client,
             channels: Mutex::default(),
             subscribed: AtomicBool::new(false),
+            plain: overrides::Plain::default(),
         })
     }
 
@@ -104,6 +112,21 @@ impl Transport {
     /// Has the connection use another URL and other options: once, before its first use.
     fn _configure(&self, py: Python<'_>, url: &str, options: &Bound<'_, PyAny>) -> PyResult<()> {
         self.inner.change(&opener(py, url, options)?).or_raise(py)
+    }
+
+    /// Note that an attribute of this object alone was replaced: native code must not go around it.
+    fn _hooked(&self) {
+        self.plain.replace();
+    }
+
+    /// Whether nothing that native code goes around was replaced, in the object or its class.
+    fn _is_plain(slf: &Bound<'_, Self>) -> bool {
+        slf.get().plain.holds(&slf.get_type())
+    }
+
+    /// The queues, exchanges and bindings that the transport sees.
+    fn _open_store(&self) -> Store {
+        Store::of(self.inner.clone())
     }
 
     /// Connects, within ``timeout`` seconds.

@@ -54,15 +54,21 @@ pub fn open(_options: &crate::transport::schemes::Options) -> Result<Arc<dyn Sto
 }
 
 impl MemoryStore {
-    /// Forgets what every connection of this process put into `memory://`: queues, bindings,
-    /// exchanges. For tests.
-    pub fn reset() {
-        let broker = broker();
-        broker.queues.lock().clear();
-        broker.bindings.lock().clear();
-        for name in broker.exchanges.names() {
-            broker.exchanges.remove(&name);
-        }
+    /// Forgets the queues of this process; bindings and exchanges stay.
+    pub fn clear_queues() {
+        broker().queues.lock().clear();
+    }
+
+    /// The names of the queues of this process, sorted.
+    pub fn queue_names() -> Vec<Name> {
+        let mut names: Vec<Name> = broker().queues.lock().keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The ready messages of a queue, the next one first.
+    pub fn messages(queue: &str) -> Vec<Message> {
+        broker().queues.lock().get(queue).map_or_else(Vec::new, |q| q.iter().cloned().collect())
     }
 
     fn claim(&self, queue: &QueueRef, message: Message) -> Delivery {

@@ -2,49 +2,166 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator, Mapping
+from queue import Empty
 from typing import Any
 
 from .. import _native
-from . import native
+from . import native_virtual
 
 __all__ = ("Channel", "Transport")
 
+_store = _native.memory_store()
 
-class _Everything:
-    """All that this process has in ``memory://``; can be cleared, as tests do."""
+
+class Queue:
+    """The messages of a queue: what :class:`queue.Queue` has, on the native store.
+
+    Arguments:
+        name: the queue's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def put(self, item: dict[str, Any], block: bool = True, timeout: float | None = None) -> None:
+        """Put a message into the queue; it is never full."""
+        _store.put(self.name, item)
+
+    def put_nowait(self, item: dict[str, Any]) -> None:
+        """Put a message into the queue."""
+        self.put(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> dict[str, Any]:
+        """Take the next message.
+
+        Arguments:
+            block: wait for one.
+            timeout: at most so many seconds. Default: for ever.
+
+        Raises:
+            queue.Empty: there is none.
+        """
+        message = _store.get(self.name, timeout if block else 0.0)
+        if message is None:
+            raise Empty()
+        return message
+
+    def get_nowait(self) -> dict[str, Any]:
+        """Take the next message.
+
+        Raises:
+            queue.Empty: there is none.
+        """
+        return self.get(block=False)
+
+    def qsize(self) -> int:
+        """How many messages are in it."""
+        return _store.size(self.name)
+
+    def empty(self) -> bool:
+        """Whether there are none."""
+        return not self.qsize()
+
+    def full(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def queue(self) -> deque[dict[str, Any]]:
+        """Its messages as they are now, the next one first."""
+        return deque(_native.memory_messages(self.name))
+
+    def __repr__(self) -> str:
+        return f"<Queue: {self.name!r}, {self.qsize()} messages>"
+
+
+class Queues(Mapping[str, Queue]):
+    """All queues of this process by name."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Queue] = {}
+
+    def _view(self, name: str) -> Queue:
+        return self._seen.setdefault(name, Queue(name))
+
+    def __getitem__(self, name: str) -> Queue:
+        if not _store.has(name):
+            raise KeyError(name)
+        return self._view(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_native.memory_queues())
+
+    def __len__(self) -> int:
+        return len(_native.memory_queues())
+
+    def __delitem__(self, name: str) -> None:
+        del self._seen[self[name].name]
+        _store.delete(name)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Delete a queue.
+
+        Returns:
+            ``default`` when there is no such queue.
+
+        Raises:
+            KeyError: there is no such queue, and no ``default``.
+        """
+        try:
+            queue = self[name]
+        except KeyError:
+            if default:
+                return default[0]
+            raise
+        del self[name]
+        return queue
 
     def clear(self) -> None:
-        """Forget all queues, bindings and exchanges."""
-        _native.reset_memory()
+        """Delete all queues. Exchanges and bindings stay."""
+        self._seen.clear()
+        _native.clear_memory_queues()
 
 
-class Channel(native.Channel):
+class Channel(native_virtual.Channel):
     """A channel on this process's queues."""
 
-    queues = _Everything()
+    #: All queues of this process.
+    queues = Queues()
+
+    def _queue_for(self, queue: str) -> Queue:
+        """The messages of a queue, which is made if it is not there."""
+        self._store.declare(queue)
+        return self.queues[queue]
 
 
-class Transport(native.Transport):
+class Transport(native_virtual.Transport):
     """Queues in this process."""
 
     Channel = Channel
 
-    #: Bindings and exchanges; cleared together with the queues.
-    state = global_state = Channel.queues
+    #: Exchanges and bindings of this process.
+    state = global_state = native_virtual.State(_store)
 
     scheme = "memory"
     can_parse_url = False
     driver_type = "memory"
     driver_name = "memory"
 
-    @classmethod
-    def _url(cls, client: Any) -> str:
-        return "memory://"
-
     # Celery makes one event loop per process for transports that say they can use one, and runs
     # several workers in threads of one process here: in tests. It can be put into a loop all the
     # same (`register_with_event_loop`).
-    implements = native.Transport.implements.extend(asynchronous=False)
+    implements = native_virtual.Transport.implements.extend(asynchronous=False)
+
+    def __init__(self, client: Any = None, **kwargs: Any) -> None:
+        super().__init__(client, **kwargs)
+        self.state = self.global_state
+
+    @classmethod
+    def _url(cls, client: Any) -> str:
+        return "memory://"
 
     def driver_version(self) -> str:
         """The memory transport has no version."""

@@ -45,10 +45,6 @@ CONNECTION_OPTIONS = frozenset(
 CHANNEL_OPTIONS = frozenset({"body_encoding", "deadletter_queue", "polling_interval"})
 
 
-# Methods that native code does not call by name, unless a class or an object has its own.
-_GONE_AROUND = frozenset({"basic_publish", "prepare_message", "basic_ack", "message_to_python"})
-
-
 class queue_declare_ok_t(NamedTuple):
     """What :meth:`Channel.queue_declare` returns."""
 
@@ -57,8 +53,49 @@ class queue_declare_ok_t(NamedTuple):
     consumer_count: int
 
 
-class Channel(_native.Channel, base.StdChannel):  # type: ignore[misc]
+class Replaceable:
+    """What native code goes around unless a derived class, or an object, has its own.
+
+    Native code asks once for each version of a class, so a method that is replaced in a class (as
+    ``mock.patch`` does) is called from then on.
+    """
+
+    #: Names of attributes and methods that native code does not look up.
+    _gone_around: frozenset[str] = frozenset()
+    #: The class that has the native ones.
+    _native_class: type
+
+    # Those that the object has in the place of its class's.
+    _replaced: frozenset[str] = frozenset()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name in self._gone_around:
+            object.__setattr__(self, "_replaced", self._replaced | {name})
+            self._on_replaced(name)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        if name in self._replaced:
+            object.__setattr__(self, "_replaced", self._replaced - {name})
+
+    def _on_replaced(self, name: str) -> None:
+        self._hooked()  # type: ignore[attr-defined]
+
+    def _has_own(self, names: frozenset[str]) -> bool:
+        """Whether the object or its class has one of ``names``, all of :attr:`_gone_around`."""
+        if self._is_plain():  # type: ignore[attr-defined]
+            return False
+        if not names.isdisjoint(self._replaced):
+            return True
+        own, cls = self._native_class, type(self)
+        return any(getattr(cls, name, None) is not getattr(own, name) for name in names)
+
+
+class Channel(_native.Channel, Replaceable, base.StdChannel):  # type: ignore[misc]
     """A channel of a native transport."""
+
+    _gone_around = frozenset({"basic_publish", "prepare_message", "basic_ack", "message_to_python"})
 
     Message = Message
     QoS = QoS
@@ -76,17 +113,12 @@ class Channel(_native.Channel, base.StdChannel):  # type: ignore[misc]
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         #: Functions to call on events of the channel, such as ``basic_return``.
-        self.events: dict[str, set] = defaultdict(set)
+        self.events: dict[str, set[Any]] = defaultdict(set)
         options = getattr(connection.client, "transport_options", None) or {}
         if "body_encoding" in options:
             self.body_encoding = options["body_encoding"]
         connection._add_channel(self)
         connection.channels.append(self)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _GONE_AROUND:
-            self._hooked()
-        super().__setattr__(name, value)
 
     @property
     def supports_fanout(self) -> bool:
@@ -123,7 +155,10 @@ class Channel(_native.Channel, base.StdChannel):  # type: ignore[misc]
             self.connection = None
 
 
-class Transport(_native.Transport, base.Transport):  # type: ignore[misc]
+Channel._native_class = Channel
+
+
+class Transport(_native.Transport, Replaceable, base.Transport):  # type: ignore[misc]
     """A transport of the native core, for any URL that it knows.
 
     Stock Kombu takes it as ``transport="kombu_rs.transport:Transport"``; see also
@@ -131,6 +166,8 @@ class Transport(_native.Transport, base.Transport):  # type: ignore[misc]
     """
 
     Channel = Channel
+
+    _gone_around = frozenset({"drain_events"})
 
     #: Whether the connection leaves the whole URL to us.
     can_parse_url = True
@@ -285,6 +322,9 @@ class Transport(_native.Transport, base.Transport):  # type: ignore[misc]
     def default_connection_params(self) -> dict[str, Any]:
         """Parts of a URL that are filled in when they are missing."""
         return {"hostname": "localhost", "port": self.default_port}
+
+
+Transport._native_class = Transport
 
 
 def _plain_ssl(ssl: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
+import subprocess
 import sys
 from queue import Empty
 from unittest.mock import patch
@@ -270,21 +270,39 @@ class TestChannel:
         channel.close()  # not acknowledged: it goes back
         assert connection.channel()._size("q") == 1
 
-    def test_a_forked_child_uses_connections_of_its_own(self, channel):
-        channel._put("q", "parent")
-        before = channel.session.connection().connection.dbapi_connection
+    def test_a_forked_child_uses_connections_of_its_own(self, file):
+        url = f"sqla+sqlite:///{file}{FORCED}"
+        subprocess.run([sys.executable, "-c", FORK, url], check=True, timeout=60)
+
+
+#: Forks between two uses of a session. In a process of its own: other tests load packages that
+#: complain about forks.
+FORK = """
+import os, sys
+from kombu_rs import Connection
+
+channel = Connection(sys.argv[1]).channel()
+channel._put("q", "parent")
+
+def driver():
+    try:
+        return channel.session.connection().connection.dbapi_connection
+    finally:
         channel.session.rollback()
-        child = os.fork()
-        if child == 0:
-            try:
-                same = channel.session.connection().connection.dbapi_connection is before
-                channel.session.rollback()
-                channel._put("q", "child")
-                os._exit(10 + same)
-            finally:
-                os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
-        assert [channel._get("q"), channel._get("q")] == ["parent", "child"]
+
+before = driver()
+child = os.fork()
+if child == 0:
+    try:
+        same = driver() is before
+        channel._put("q", "child")
+        os._exit(10 + same)
+    finally:
+        os._exit(1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
+assert driver() is before
+assert [channel._get("q"), channel._get("q")] == ["parent", "child"]
+"""
 
 
 class TestRowLocks:

@@ -12,13 +12,15 @@ from kombu_rs.transport.redis import get_redis_error_classes
 def test_memory_can_be_cleared_between_tests():
     from kombu_rs.transport.memory import Channel, Transport
 
-    for everything in (Channel.queues, Transport.global_state):
-        with Connection("memory://") as connection, connection.SimpleQueue("cleared") as queue:
-            queue.put("x")
-            assert queue.qsize() == 1
-        everything.clear()
-        with Connection("memory://") as connection, connection.SimpleQueue("cleared") as queue:
-            assert queue.qsize() == 0
+    with Connection("memory://") as connection, connection.SimpleQueue("cleared") as queue:
+        queue.put("x")
+        assert queue.qsize() == 1
+    assert "cleared" in Transport.global_state.exchanges
+    Transport.global_state.clear()
+    assert "cleared" not in Transport.global_state.exchanges
+    Channel.queues.clear()
+    with Connection("memory://") as connection, connection.SimpleQueue("cleared") as queue:
+        assert queue.qsize() == 0
 
 
 def test_errors_of_redis_for_result_backends():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import base, native
+from .. import base, native_virtual
 from . import Channel, Transport
 
 __all__ = ("SQLiteChannel", "SQLiteTransport")
 
 
-class SQLiteChannel(native.Channel, Channel):  # type: ignore[misc, override]
+class SQLiteChannel(native_virtual.Channel, Channel):  # type: ignore[misc, override]
     """A channel on the tables of a file.
 
     The session, the classes of the rows and the queries of
@@ -19,15 +19,15 @@ class SQLiteChannel(native.Channel, Channel):  # type: ignore[misc, override]
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self._configure_entity_tablenames(connection.client.transport_options or {})
-        native.Channel.__init__(self, connection, **kwargs)
+        native_virtual.Channel.__init__(self, connection, **kwargs)
 
     def close(self) -> None:
         """Close the channel."""
-        native.Channel.close(self)
+        native_virtual.Channel.close(self)
         self._close_session()
 
 
-class SQLiteTransport(native.Transport, Transport):  # type: ignore[misc]
+class SQLiteTransport(native_virtual.Transport, Transport):  # type: ignore[misc]
     """SQLite, in Kombu's layout."""
 
     Channel = SQLiteChannel
@@ -37,7 +37,7 @@ class SQLiteTransport(native.Transport, Transport):  # type: ignore[misc]
     driver_type = "sql"
     driver_name = "kombu-rs"
 
-    connection_errors = native.Transport.connection_errors
+    connection_errors = native_virtual.Transport.connection_errors
 
     implements = base.Transport.implements.extend(
         asynchronous=True, batch_publish=True, exchange_type=frozenset(["direct", "topic"])

@@ -235,20 +235,6 @@ class Message(base.Message):
         )
         super().__init__(channel=channel, **kwargs)
 
-    def serializable(self) -> dict[str, Any]:
-        """The message as a dictionary again, to put it back."""
-        body, _ = self.channel.encode_body(self.body, self.properties.get("body_encoding"))
-        headers = dict(self.headers)
-        # The body was decompressed when it came.
-        headers.pop("compression", None)
-        return {
-            "body": body,
-            "properties": self.properties,
-            "content-type": self.content_type,
-            "content-encoding": self.content_encoding,
-            "headers": headers,
-        }
-
 
 class AbstractChannel:
     """What a channel must know of its broker; the rest is :class:`Channel`."""
