@@ -61,6 +61,11 @@ class Producer(_native.Producer):
     # The connection, when the producer was made from one.
     __connection__: Any = None
 
+    # What native code does not call by name unless a derived class has its own, and the class that
+    # has the native ones.
+    _gone_around = frozenset({"_publish", "_prepare", "_delivery_details", "channel"})
+    _native_class: type
+
     def __init__(
         self,
         channel: ChannelOrConnection | None,
@@ -361,6 +366,9 @@ class Producer(_native.Producer):
             return self.__connection__ or self.channel.connection.client
         except AttributeError:
             return None
+
+
+Producer._native_class = Producer
 
 
 class Consumer(_native.Consumer):
