@@ -7,7 +7,7 @@ use super::errors::OrRaise;
 use crate::codec::envelope;
 use crate::model::{Binding, Exchange, ExchangeKind, Message, Name, Queue, QueueOptions};
 use crate::routing;
-use crate::transport::{GetOptions, QueueRef, schemes};
+use crate::transport::{GetOptions, QueueRef, Url, schemes};
 use crate::virt::{self, Opener};
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
@@ -70,7 +70,8 @@ impl Store {
     /// # Errors
     /// None in practice: it has no options.
     pub(super) fn memory(py: Python<'_>) -> PyResult<Self> {
-        let open: Opener = Arc::new(|| crate::transports::memory::open(&schemes::Options::new()));
+        let url = Url::parse("memory://").or_raise(py)?;
+        let open: Opener = Arc::new(move || schemes::open(&url, &schemes::Options::new()));
         Ok(Self::of(Arc::new(virt::Connection::new(&open).or_raise(py)?)))
     }
 
