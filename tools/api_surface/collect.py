@@ -59,6 +59,7 @@ CLIENTS = (
     "pymongo",
     "qpid",
     "qpidtoollibs",
+    "requests",
     "softlayer_messaging",
 )
 
@@ -338,7 +339,7 @@ class Collector:
             return {"kind": kind, "signature": self.signature(getattr(cls, name))}
         if isinstance(value, types.BuiltinFunctionType) and value.__self__ is cls:
             return {"kind": "classmethod", "signature": self.signature(value)}
-        if inspect.isroutine(value) and not inspect.isdatadescriptor(value):
+        if callable(value) and inspect.isroutine(value) and not inspect.isdatadescriptor(value):
             if isinstance(value, types.BuiltinFunctionType):
                 return {"kind": "staticmethod", "signature": self.signature(value)}
             return {"kind": "method", "signature": self.signature(value, bound=True)}

@@ -35,6 +35,10 @@ from .choice import reason_for_sqlalchemy
 
 __all__ = ("Channel", "Transport")
 
+#: The version of the layout and of the options, as Kombu counts it.
+VERSION = (1, 4, 1)
+__version__ = "1.4.1"
+
 # The channel's own methods: a program that replaces one wants it called.
 _METHODS = {name: value for name, value in vars(Channel).items() if not name.startswith("__")}
 
