@@ -155,3 +155,12 @@ def register_after_fork(obj: Any, func: Callable[[Any], Any]) -> None:
     if number == 0 and hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_run_fork_hooks)
     _fork_hooks[number, func] = obj
+
+
+def __getattr__(name: str) -> Any:
+    # Kombu's name for what `entrypoints` asks; imported when somebody wants it.
+    if name == "importlib_metadata":
+        from importlib import metadata
+
+        return metadata
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

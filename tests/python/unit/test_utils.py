@@ -357,3 +357,13 @@ def test_emergency_dump(state, tmp_path):
         assert ("Falling back" in said.getvalue()) is callable(state["a"])
     finally:
         os.unlink(path)
+
+
+def test_importlib_metadata_is_imported_when_somebody_wants_it():
+    from importlib import metadata
+
+    from kombu_rs.utils import compat
+
+    assert compat.importlib_metadata is metadata
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = compat.no_such_name
