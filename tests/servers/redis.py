@@ -135,3 +135,82 @@ class RedisServer(Process):
         text = [f"{name} {value}" for name, value in lines.items()]
         text += [f"user {name} on {rules}" for name, rules in self.users.items()]
         (self.folder / "redis.conf").write_text("\n".join(text) + "\n")
+
+
+class Sentinel(Process):
+    """redis-server as a sentinel on a free port of 127.0.0.1, watching one master.
+
+    Parameters: `master` and its `name`; `password` for the sentinel itself; `down_after`: seconds
+    of silence after which the master counts as down.
+    """
+
+    def __init__(
+        self,
+        master: RedisServer,
+        name: str = "mymaster",
+        *,
+        password: str | None = None,
+        down_after: float = 0.5,
+    ) -> None:
+        self.folder = temporary_folder("sentinel")
+        self.master = master
+        self.name = name
+        self.password = password
+        self.down_after = down_after
+        self.port = 0
+        program = find_program("redis-server", "redis-server")
+        config = self.folder / "sentinel.conf"
+        super().__init__([program, config, "--sentinel"], log=self.folder / "log")
+
+    def url(self, db: int = 0) -> str:
+        """The URL of database `db` of the master."""
+        return f"sentinel://127.0.0.1:{self.port}/{db}"
+
+    def start(self) -> None:
+        """Starts the sentinel and waits until it knows its master."""
+        self.port = free_port()
+        lines = [
+            "bind 127.0.0.1",
+            f"port {self.port}",
+            f"dir {self.folder}",
+            f"sentinel monitor {self.name} 127.0.0.1 {self.master.port} 1",
+            f"sentinel down-after-milliseconds {self.name} {int(self.down_after * 1000)}",
+            f"sentinel failover-timeout {self.name} 3000",
+        ]
+        if self.password is not None:
+            lines.append(f'requirepass "{self.password}"')
+        (self.folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
+        super().start()
+        self.wait_until(self._knows, 30.0, f"the sentinel on port {self.port}")
+
+    def command(self, *words: str | bytes | int) -> Any:
+        """One command on a connection of its own."""
+        with RespClient(self.port, password=self.password) as client:
+            return client.command(*words)
+
+    def master_port(self) -> int:
+        """The port of the server that it takes for the master."""
+        return int(self.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)[1])
+
+    def replicas(self) -> int:
+        """How many replicas it knows that are ready to take over."""
+        known = self.command("SENTINEL", "REPLICAS", self.name)
+        replicas = [dict(zip(fields[::2], fields[1::2], strict=True)) for fields in known]
+        return sum(replica[b"master-link-status"] == b"ok" for replica in replicas)
+
+    def remove(self) -> None:
+        """Stops it and removes its folder."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Sentinel:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+    def _knows(self) -> bool:
+        with contextlib.suppress(OSError, RespError):
+            return self.master_port() == self.master.port
+        return False

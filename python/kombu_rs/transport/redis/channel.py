@@ -21,6 +21,9 @@ __all__ = ("Channel",)
 #: Kombu's priority steps: a message's priority is rounded down to one of them.
 PRIORITY_STEPS = [0, 3, 6, 9]
 
+# The values of `queue_order_strategy`.
+_QUEUE_ORDERS = ("round_robin", "priority", "sorted")
+
 # The oldest redis-py that `Channel.client` is tested with.
 _OLDEST_CLIENT = (6, 1, 0)
 
@@ -175,7 +178,7 @@ class Channel(native.Channel):
         self._restore_calls = 0
         try:
             self._read_options(transport.client.transport_options or {})
-            self._queue_cycle = cycle_by_name(self.queue_order_strategy)()
+            self._queue_cycle = self._cycle_class()()
             transport._set_up(self)
         except BaseException:
             transport._forget_channel(self)
@@ -192,6 +195,15 @@ class Channel(native.Channel):
             self.keyprefix_fanout = self.fanout_prefix
         elif not self.fanout_prefix:
             self.keyprefix_fanout = ""
+
+    def _cycle_class(self) -> Any:
+        strategy = self.queue_order_strategy
+        if strategy not in _QUEUE_ORDERS:
+            raise ValueError(
+                f"queue_order_strategy must be one of {', '.join(_QUEUE_ORDERS)}, got {strategy!r}: "
+                f"the native core knows no other"
+            )
+        return cycle_by_name(strategy)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in hooks.FIXED and self._opened and value != getattr(self, name):

@@ -1,0 +1,427 @@
+"""What programs derive from, set and catch on Redis, against a real server."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import subprocess
+import sys
+import textwrap
+from contextlib import closing
+
+import pytest
+import redis
+
+from kombu_rs import Connection, Consumer, Exchange, Producer, Queue
+from kombu_rs.exceptions import (
+    BatchPublishError,
+    ChannelError,
+    OperationalError,
+)
+from kombu_rs.transport.redis import Channel, QoS, Transport
+from kombu_rs.transport.redis import errors as redis_errors
+from servers.process import wait_until
+
+
+def transport(channel_class: type[Channel]) -> type[Transport]:
+    return type("OwnTransport", (Transport,), {"Channel": channel_class})
+
+
+def connect(redis_server, channel_class=Channel, db=0, **options):
+    return Connection(
+        hostname="127.0.0.1",
+        port=redis_server.port,
+        virtual_host=str(db),
+        transport=transport(channel_class),
+        transport_options=options,
+    )
+
+
+def keys(redis_server) -> set[str]:
+    return {key.decode() for key in redis_server.command("KEYS", "*")}
+
+
+# -- settings
+
+
+def test_attributes_of_a_class_are_settings_of_the_core(redis_server):
+    class Own(Channel):
+        sep = "|"
+        priority_steps = (0, 5)
+        unacked_key = "held"
+        unacked_index_key = "held_index"
+        keyprefix_queue = "bound(%s)"
+        keyprefix_binding_permanent = "kept(%s)"
+        global_keyprefix = "app:"
+
+    with connect(redis_server, Own) as connection:
+        queue = Queue("q", Exchange("ex"), routing_key="k")(connection.default_channel)
+        queue.declare()
+        producer = connection.Producer()
+        for priority in (0, 9):
+            producer.publish({}, exchange="ex", routing_key="k", priority=priority)
+        assert keys(redis_server) == {"app:bound(ex)", "app:kept(ex)", "app:q", "app:q|5"}
+        message = queue.get()
+        assert redis_server.command("HEXISTS", "app:held", message.delivery_tag) == 1
+        assert redis_server.command("ZCARD", "app:held_index") == 1
+        assert connection.default_channel._q_for_pri("q", 9) == "q|5"
+        message.ack()
+
+
+def test_options_set_what_a_class_names(redis_server):
+    class Own(Channel):
+        from_transport_options = (*Channel.from_transport_options, "team")
+        team = "nobody"
+
+    options = {"team": "red", "global_keyprefix": "red:"}
+    with connect(redis_server, Own, **options) as connection:
+        channel = connection.default_channel
+        assert (channel.team, channel.global_keyprefix) == ("red", "red:")
+        connection.Producer().publish({}, routing_key="q")
+    assert keys(redis_server) == {"red:q"}
+    with pytest.raises(ValueError, match="team"):
+        connect(redis_server, team="red").connect()
+
+
+def test_settings_stay_as_they_were_read(redis_server):
+    with connect(redis_server) as connection:
+        channel = connection.default_channel
+        channel.sep = channel.sep
+        with pytest.raises(AttributeError, match="visibility_timeout is a setting"):
+            channel.visibility_timeout = 5
+        connection.transport_options["sep"] = ":"
+        with pytest.raises(ValueError, match="sep cannot differ"):
+            connection.channel()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"queue_order_strategy": "random"}, "random"),
+        ({"keyprefix": "x"}, "keyprefix"),
+        ({"priority_steps": []}, "priority_steps"),
+        ({"visibility_timeout": -1}, "visibility_timeout"),
+    ],
+)
+def test_wrong_options_are_named(redis_server, options, text):
+    with pytest.raises((ValueError, TypeError, ImportError, AttributeError), match=text):
+        connect(redis_server, **options).connect()
+
+
+# -- hooks
+
+
+def test_connparams_say_where_to_connect(redis_server):
+    class Own(Channel):
+        def _connparams(self, asynchronous=False):
+            return {**super()._connparams(asynchronous), "db": 3, "client_name": "own"}
+
+    with connect(redis_server, Own) as connection:
+        connection.Producer().publish({}, routing_key="q")
+        assert b"name=own " in redis_server.command("CLIENT", "LIST")
+    assert b"db3:keys=1" in redis_server.command("INFO", "keyspace")
+
+
+def test_a_pool_says_where_to_connect(redis_server):
+    class Own(Channel):
+        def _get_pool(self, asynchronous=False):
+            return redis.ConnectionPool(host="127.0.0.1", port=redis_server.port, db=4)
+
+    nowhere = Connection(hostname="nowhere.invalid", transport=transport(Own))
+    with nowhere as connection:
+        connection.Producer().publish({}, routing_key="q")
+        # As in Kombu, where the pool would have filled in the database.
+        assert connection.default_channel.keyprefix_fanout == "/{db}."
+    assert b"db4:keys=1" in redis_server.command("INFO", "keyspace")
+
+
+def test_credentials_come_from_a_provider(new_redis):
+    server = new_redis(users={"mia": ">s3cret ~* &* +@all"})
+
+    class Provider(redis.CredentialProvider):
+        def get_credentials(self):
+            return "mia", "s3cret"
+
+    with Connection(
+        hostname="127.0.0.1",
+        port=server.port,
+        transport="redis",
+        credential_provider=Provider(),
+    ) as connection:
+        connection.Producer().publish({}, routing_key="q")
+        assert b"user=mia " in server.command("CLIENT", "LIST")
+
+
+def test_a_client_of_its_own_is_asked_instead_of_the_server(redis_server):
+    asked = []
+
+    class Client(redis.Redis):
+        def ping(self, **kwargs):
+            asked.append("ping")
+            return True
+
+    class Own(Channel):
+        def _get_client(self):
+            return Client
+
+    with connect(redis_server, Own) as connection:
+        connection.connect()
+        assert asked == ["ping"]
+        assert connection.connected
+        assert b"resp=3" not in redis_server.command("CLIENT", "LIST")
+        connection.Producer().publish({}, routing_key="q")  # over the core's own link
+        assert isinstance(connection.default_channel.client, Client)
+    assert keys(redis_server) == {"q"}
+
+
+def test_what_nobody_would_call_is_refused(redis_server):
+    class Own(Channel):
+        def _brpop_start(self, timeout=None): ...
+
+        def _do_restore_message(self, *args, **kwargs): ...
+
+    with pytest.raises(NotImplementedError, match="_brpop_start, _do_restore_message"):
+        connect(redis_server, Own).connect()
+
+    class Connections(redis.Connection):
+        pass
+
+    Connections.__module__ = "program"
+
+    class Other(Channel):
+        connection_class = Connections
+
+    with pytest.raises(NotImplementedError, match=r"program\..*Connections"):
+        connect(redis_server, Other).connect()
+
+
+# -- errors
+
+
+def test_errors_are_those_of_redis_py_too(redis_server, new_redis):
+    with pytest.raises(redis.exceptions.ConnectionError) as caught:
+        Connection("redis://127.0.0.1:1").connect()
+    assert isinstance(caught.value, OperationalError)
+    assert caught.type in Transport.connection_errors
+    assert type(pickle.loads(pickle.dumps(caught.value))) is caught.type
+
+    server = new_redis(password="right")
+    with pytest.raises(redis.exceptions.AuthenticationError) as caught:
+        Connection(server.url(password="wrong")).connect()
+    assert isinstance(caught.value, Transport.connection_errors)
+    assert "wrong" not in repr(caught.value).replace("WRONGPASS", "")
+
+    redis_server.command("SET", "q", "no list")
+    with (
+        connect(redis_server) as connection,
+        pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE") as caught,
+    ):
+        connection.Producer().publish({}, routing_key="q")
+    assert isinstance(caught.value, ChannelError)
+    assert isinstance(caught.value, Transport.channel_errors)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again)) == (caught.type, str(caught.value))
+    assert repr(again).startswith("RedisResponseError(")
+
+
+def test_a_library_that_is_loaded_anew_is_followed(monkeypatch):
+    class Other(redis.exceptions.RedisError):
+        pass
+
+    first = redis_errors.error_class("connection")
+    monkeypatch.setattr(redis.exceptions, "ConnectionError", Other)
+    assert issubclass(redis_errors.error_class("connection"), Other)
+    monkeypatch.undo()
+    assert issubclass(redis_errors.error_class("connection"), first.__mro__[3])
+
+
+def test_without_redis_py(redis_server):
+    program = textwrap.dedent(
+        f"""
+        import sys
+        sys.modules["redis"] = None  # importing it fails
+        from kombu_rs import Connection
+        from kombu_rs.exceptions import OperationalError
+        from kombu_rs.transport import redis
+        with Connection("{redis_server.url()}") as connection:
+            with connection.SimpleQueue("plain") as queue:
+                queue.put(1)
+                message = queue.get(timeout=5)
+                message.ack()
+            channel = connection.default_channel
+            assert channel.connection_class is None
+            for ask in (lambda: channel.client, lambda: redis.PrefixedStrictRedis):
+                try:
+                    ask()
+                except ImportError as error:
+                    print(error)
+        try:
+            Connection("redis://127.0.0.1:1").connect()
+        except OperationalError as error:
+            assert type(error) is OperationalError
+        """
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "pip install redis" in ran.stdout
+
+
+# -- the client of redis-py
+
+
+def test_the_client_has_the_prefix(redis_server):
+    with connect(redis_server, global_keyprefix="app:") as connection:
+        channel = connection.default_channel
+        connection.Producer().publish({}, routing_key="q")
+        assert channel.client.llen("q") == 1
+        with channel.conn_or_acquire() as client:
+            client.sadd("set", "x")
+            with client.pipeline() as pipeline:
+                pipeline.hset("hash", "name", 1)
+                pipeline.execute()
+        subscriptions = channel.subclient
+        subscriptions.psubscribe("news.*")
+        assert subscriptions.get_message(timeout=5)["channel"] == b"news.*"
+        channel.client.publish("news.all", "read")
+        message = subscriptions.get_message(timeout=5)
+        assert (message["pattern"], message["channel"]) == (b"news.*", b"news.all")
+        assert channel.client.brpop("q", timeout=1)[0] == b"q"
+    assert keys(redis_server) == {"app:set", "app:hash"}
+    wait_until(lambda: redis_server.command("CLIENT", "LIST").count(b"\n") == 1)
+
+
+# -- messages
+
+
+def test_fanout_queues_that_are_to_be_deleted_are(redis_server):
+    with connect(redis_server) as connection:
+        channel = connection.channel()
+        for name, auto_delete in (("gone", True), ("stays", False)):
+            queue = Queue(name, Exchange("fx", "fanout"), auto_delete=auto_delete)
+            queue(channel).declare()
+        assert len(redis_server.command("SMEMBERS", "_kombu.binding.fx")) == 2
+        channel.close()
+        (left,) = redis_server.command("SMEMBERS", "_kombu.binding.fx")
+        assert left.endswith(b"stays")
+
+
+def test_channels_of_one_connection_share_a_fanout_queue(redis_server):
+    got = []
+    exchange = Exchange("fx", "fanout")
+    queue = Queue("shared", exchange)
+    with connect(redis_server) as connection:
+        first, second = connection.channel(), connection.channel()
+        one = Consumer(first, [queue], callbacks=[lambda body, message: got.append(body)])
+        two = Consumer(second, [queue], callbacks=[lambda body, message: got.append(body)])
+        one.consume()
+        two.consume()
+        one.cancel()
+        Producer(second, exchange).publish("news")
+        connection.drain_events(timeout=5)
+    assert got == ["news"]
+
+
+def test_the_answer_to_a_subscription_ends_a_wait(redis_server):
+    with connect(redis_server) as connection:
+        queue = Queue("fq", Exchange("fx", "fanout"))
+        with Consumer(connection, [queue], callbacks=[print]):
+            connection.drain_events(timeout=0.05)
+            with pytest.raises(socket.timeout):
+                connection.drain_events(timeout=0.05)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [("priority", "bbbaaa"), ("sorted", "aaabbb"), ("round_robin", "bababa")],
+)
+def test_queues_are_asked_in_the_order_of_the_strategy(redis_server, strategy, expected):
+    got = []
+    with connect(redis_server, queue_order_strategy=strategy) as connection:
+        producer = connection.Producer()
+        for name in "bbbaaa":
+            producer.publish(name, routing_key=name)
+        queues = [Queue(name) for name in "ba"]
+        consumer = connection.Consumer(queues, callbacks=[lambda body, message: got.append(body)])
+        consumer.qos(prefetch_count=10)
+        with consumer:
+            assert consumer.channel._queue_cycle.items == ["b", "a"] or strategy == "sorted"
+            for _ in expected:
+                connection.drain_events(timeout=5)
+    assert "".join(got) == expected
+
+
+def test_overdue_messages_come_back_to_who_asks(redis_server):
+    with connect(redis_server, visibility_timeout=0.5) as connection:
+        channel = connection.default_channel
+        assert isinstance(channel.qos, QoS)
+        with closing(connection.SimpleQueue("late")) as queue:
+            queue.put("x")
+            message = queue.get(timeout=5)
+            channel.qos.restore_visible(interval=1)
+            assert queue.qsize() == 0
+            since = redis_server.command("ZSCORE", "unacked_index", message.delivery_tag)
+
+            def renewed():
+                return redis_server.command("ZSCORE", "unacked_index", message.delivery_tag) > since
+
+            wait_until(renewed, what="the renewal of the claim")
+            wait_until(
+                lambda: not message.channel.qos.restore_visible(interval=1) and queue.qsize()
+            )
+            again = queue.get(timeout=5)
+            assert again.headers["redelivered"] is True
+            message.ack()  # too late, and of no consequence
+            assert redis_server.command("HEXISTS", "unacked", again.delivery_tag) == 1
+            again.ack()
+        with pytest.raises(ValueError, match="start=5"):
+            channel.qos.restore_visible(start=5)
+
+
+def test_a_message_that_cannot_be_requeued_is_kept(redis_server, new_proxy):
+    proxy = new_proxy(redis_server.port)
+    with Connection(
+        f"redis://127.0.0.1:{proxy.port}", transport_options={"socket_connect_timeout": 1}
+    ) as connection:
+        with closing(connection.SimpleQueue("kept")) as queue:
+            queue.put("x")
+            message = queue.get(timeout=5)
+            proxy.stop()
+            with pytest.raises(OperationalError):
+                message.requeue()
+            assert redis_server.command("HEXISTS", "unacked", message.delivery_tag) == 1
+            assert redis_server.command("LLEN", "kept") == 0
+        connection.collect()
+
+
+def test_a_batch_that_fails_says_so_once(redis_server):
+    redis_server.command("SET", "q", "no list")
+    with connect(redis_server) as connection:
+        producer = connection.Producer()
+        assert producer.supports_batch_publish
+        with (
+            pytest.raises(BatchPublishError, match="delivery is uncertain") as caught,
+            producer.batch(),
+        ):
+            producer.publish(1, routing_key="q", retry=True, retry_policy={"max_retries": 3})
+        assert isinstance(caught.value.__cause__, redis.exceptions.ResponseError)
+        batch = connection.default_channel.create_publish_batch()
+        message = connection.default_channel.prepare_message("x")
+        batch.publish(message, routing_key="q")
+        with pytest.raises(BatchPublishError):
+            batch.flush()
+        with pytest.raises(BatchPublishError, match="previous failure"):
+            batch.publish(message, routing_key="q")
+        batch.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            batch.publish(message, routing_key="q")
+
+
+def test_batches_are_off_where_a_client_may_send_twice(redis_server):
+    with connect(redis_server, retry_on_timeout=True) as connection:
+        assert not Producer(connection).supports_batch_publish
+        producer = connection.Producer()
+        with producer.batch():
+            producer.publish(1, routing_key="q")
+            assert redis_server.command("LLEN", "q") == 1
