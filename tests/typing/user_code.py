@@ -53,7 +53,7 @@ from kombu_rs.protocols import Channel, ConsumerFactory
 from kombu_rs.resource import Resource
 from kombu_rs.serialization import register, registry
 from kombu_rs.simple import SimpleBuffer, SimpleQueue
-from kombu_rs.transport import base, virtual
+from kombu_rs.transport import base, filesystem, memory, redis, virtual
 from kombu_rs.transport.virtual.exchange import ExchangeType
 from kombu_rs.utils.functional import maybe_list, retry_over_time
 from kombu_rs.utils.json import register_type
@@ -422,9 +422,19 @@ def accepts_channel(channel: Channel) -> None:
     """A channel of any kind will do."""
 
 
-def channels(one: virtual.Channel, two: DictChannel, connection: Connection) -> Iterator[Channel]:
+def channels(
+    one: virtual.Channel,
+    two: DictChannel,
+    three: memory.Channel,
+    four: redis.Channel,
+    five: filesystem.Channel,
+    connection: Connection,
+) -> Iterator[Channel]:
     accepts_channel(one)
     accepts_channel(two)
+    accepts_channel(three)
+    accepts_channel(four)
+    accepts_channel(five)
     yield one
     Producer(one).publish("x")
     Consumer(two, video)

@@ -66,6 +66,8 @@ CLIENTS = (
 # The internals of Kombu's SQS client; kombu_rs talks to SQS in another way.
 LEFT_OUT = ("asynchronous.http", "asynchronous.aws")
 
+# What is shown of a value that is not plain, or has something in it that is not.
+OBJECT = "<object>"
 PLAIN = (type(None), bool, int, float, str, bytes)
 
 # Special names that say how a class was made, not what it can do.
@@ -142,7 +144,7 @@ MESSAGE = {
 
 
 class StandInClass(type):
-    """A name of a client that begins with a capital: can be derived from, raised and looked into."""
+    """A name of a client that begins with a capital: to derive from, to raise, to look into."""
 
     def __getattr__(cls, name: str) -> Any:
         return made_up(cls, name, cls.__module__)
@@ -376,9 +378,11 @@ class Collector:
             )
         ):
             parameters = parameters[1:]
+        # Nobody can see what the parameters for all the others are called.
+        others = {"VAR_POSITIONAL": "args", "VAR_KEYWORD": "kwargs"}
         return [
             [
-                parameter.name,
+                others.get(parameter.kind.name, parameter.name),
                 parameter.kind.name,
                 "" if parameter.default is parameter.empty else self.text(parameter.default),
             ]
@@ -409,14 +413,15 @@ class Collector:
             if isinstance(value, (set, frozenset)):
                 items.sort()
             kind = next((k for k in (list, tuple) if isinstance(value, k)), set)
-            return f"{kind.__name__}({', '.join(items)})"
+            return OBJECT if OBJECT in items else f"{kind.__name__}({', '.join(items)})"
         if depth < 4 and isinstance(value, dict):
-            pairs = sorted(
-                f"{self.text(key, depth + 1)}: {self.text(item, depth + 1)}"
-                for key, item in value.items()
-            )
-            return f"{{{', '.join(pairs)}}}"
-        return "<object>"
+            pairs = {
+                self.text(key, depth + 1): self.text(item, depth + 1) for key, item in value.items()
+            }
+            if OBJECT in (*pairs, *pairs.values()):
+                return OBJECT
+            return f"{{{', '.join(f'{key}: {item}' for key, item in sorted(pairs.items()))}}}"
+        return OBJECT
 
 
 def is_call(value: Any) -> bool:

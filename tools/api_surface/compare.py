@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+# Of a value that is not plain nothing but its being there can be compared.
+OBJECT = "<object>"
+
 #: Kinds of difference, as the table of reasons names them.
 KINDS = ("missing", "kind", "signature", "value", "bases", "all")
 
@@ -68,7 +71,8 @@ def _name(module: str, name: str, stock: Any, ours: Any) -> Iterator[Difference]
         yield Difference(module, name, "kind", f"{stock['kind']}; here {ours['kind']}")
         return
     yield from _signature(module, name, stock, ours)
-    if stock.get("value") != ours.get("value") and "value" in stock and "value" in ours:
+    values = [side.get("value", OBJECT) for side in (stock, ours)]
+    if values[0] != values[1] and OBJECT not in values:
         yield Difference(module, name, "value", f"`{stock['value']}`; here `{ours['value']}`")
     if stock["kind"] == "class" and "members" in stock:
         yield from _class(module, name, stock, ours)

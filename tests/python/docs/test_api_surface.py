@@ -105,7 +105,7 @@ def test_members(stock: dict[str, Any]) -> None:
 
 def test_signatures(stock: dict[str, Any]) -> None:
     signature = stock[""]["names"]["listed"]["signature"]
-    assert written(signature) == "(a, /, b, *, c=3, d=None, **e)"
+    assert written(signature) == "(a, /, b, *, c=3, d=None, **kwargs)"
 
 
 def test_no_difference(stock: dict[str, Any], tmp_path: Path) -> None:
