@@ -157,7 +157,9 @@ api-surface: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Compare with an installed Ko
 
 .PHONY: docs
 docs: $(VENV)/.wheel ## Build the documentation into build/docs; warnings are errors
-	$(VENV)/bin/python -m sphinx -q -j auto -b html -W --keep-going docs $(BUILD)/docs
+	@# What was read without a warning is not read again: after one, begin anew.
+	$(VENV)/bin/python -m sphinx -q -j auto -b html -W --keep-going docs $(BUILD)/docs \
+	  || { rm -rf $(BUILD)/docs; exit 1; }
 
 # --- benches -----------------------------------------------------------------------------------------
 

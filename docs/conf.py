@@ -124,7 +124,12 @@ def write_reference(app: Sphinx) -> None:
 def without_titles(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Make the section titles in a module's docstring part of its page."""
+    """Make the section titles in a module's docstring part of its page.
+
+    A value without a docstring of its own shows none, not that of its type.
+    """
+    if what == "data" and "\n".join(lines).strip() == inspect.cleandoc(type(obj).__doc__ or ""):
+        lines.clear()
     for number in range(len(lines) - 1, 0, -1):
         line, title = lines[number], lines[number - 1]
         if title.strip() and len(line) >= len(title) and set(line) in ({"="}, {"-"}):
