@@ -78,8 +78,11 @@ def _name(module: str, name: str, stock: Any, ours: Any) -> Iterator[Difference]
         yield from _class(module, name, stock, ours)
 
 
-def _are_alike(one: str, other: str) -> bool:
-    return any(one in kinds and other in kinds for kinds in _ALIKE)
+def _are_alike(stock: str, ours: str) -> bool:
+    # What each object has may be the class's, but not the other way: classes are overridden.
+    if (stock, ours) == ("attribute", "value"):
+        return True
+    return any(stock in kinds and ours in kinds for kinds in _ALIKE)
 
 
 def _signature(module: str, name: str, stock: Any, ours: Any) -> Iterator[Difference]:
