@@ -310,9 +310,24 @@ class Collector:
         return {
             "kind": "class",
             "signature": self.constructor(cls),
-            "bases": sorted({self.path(base) for base in cls.__mro__[1:] if is_telling(base)}),
+            "bases": sorted(self.bases(cls, where)),
             "members": members,
         }
+
+    def bases(self, cls: type, where: str) -> set[str]:
+        """The classes that a class is derived from, and names by which it is expected to be."""
+        found = {self.path(base) for base in cls.__mro__[1:] if is_telling(base)}
+        if self.like is None:
+            return found
+        module, _, name = where.partition(":")
+        for expected in self.like[module]["names"][name].get("bases", ()):
+            # A module may be a package here, whose parts define what it hands on.
+            home, _, base = expected.rpartition(".")
+            if home == "kombu" or home.startswith("kombu."):
+                there = sys.modules.get(self.package + home[len("kombu") :])
+                if getattr(there, base, None) in cls.__mro__:
+                    found.add(expected)
+        return found
 
     def attributes(self, where: str) -> dict[str, Any]:
         """The public attributes of a new object of the class at ``where``."""
