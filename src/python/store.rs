@@ -191,8 +191,9 @@ impl Store {
         py: Python<'py>,
         exchange: &str,
     ) -> PyResult<Vec<(String, String, Bound<'py, PyDict>)>> {
-        let known = self.exchange(exchange)?;
         let store = self.connection.store();
+        let known = virt::known_exchange(&*store, &exchange.into())
+            .ok_or_else(|| PyKeyError::new_err(exchange.to_owned()))?;
         enter(py, store.bindings(&known))?
             .iter()
             .map(|binding| {
@@ -212,7 +213,9 @@ impl Store {
         headers: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Vec<String>> {
         let store = self.connection.store();
-        let Some(known) = store.exchanges().get(exchange) else { return Ok(Vec::new()) };
+        let Some(known) = virt::known_exchange(&*store, &exchange.into()) else {
+            return Ok(Vec::new());
+        };
         let headers = body::to_json(headers)?;
         let bindings = enter(py, store.bindings(&known))?;
         let queues = routing::route(known.kind, &bindings, routing_key, &headers);

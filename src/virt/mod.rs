@@ -11,3 +11,4 @@ mod pump;
 
 pub use connection::{Connection, Opener};
 pub use cycle::{FairCycle, next_turn};
+pub use publish::known_exchange;

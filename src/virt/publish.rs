@@ -17,6 +17,13 @@ pub(super) fn undeclared(name: &Name) -> Exchange {
     }
 }
 
+/// An exchange that was declared on this connection; or any, where the broker has the bindings, which
+/// may be others'.
+pub fn known_exchange(store: &dyn Store, name: &Name) -> Option<Exchange> {
+    let shared = store.capability().shared_bindings;
+    store.exchanges().get(name).or_else(|| shared.then(|| undeclared(name)))
+}
+
 /// The queues that a message published to `exchange` goes to.
 pub(super) async fn route(
     store: &dyn Store,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import closing
+from queue import Empty
 
 import pytest
 import redis
@@ -425,3 +426,47 @@ def test_batches_are_off_where_a_client_may_send_twice(redis_server):
         with producer.batch():
             producer.publish(1, routing_key="q")
             assert redis_server.command("LLEN", "q") == 1
+
+
+def test_what_publishes_and_keeps_queues_may_be_replaced(redis_server):
+    seen = []
+
+    class Own(Channel):
+        def _put(self, queue, message, **kwargs):
+            seen.append((queue, message["properties"]["priority"]))
+            super()._put(queue, message, **kwargs)
+
+        def _new_queue(self, queue, auto_delete=False, **kwargs):
+            seen.append((queue, kwargs["durable"]))
+            super()._new_queue(queue, auto_delete, **kwargs)
+
+    with connect(redis_server, Own) as connection:
+        exchange = Exchange("ex", "topic")
+        queue = Queue("q", exchange, routing_key="a.#", expires=60)
+        producer = Producer(connection.default_channel)
+        assert not producer.supports_batch_publish
+        producer.publish("x", exchange=exchange, routing_key="a.b", priority=3, declare=[queue])
+        assert seen == [("q", True), ("q", 3)]
+        assert keys(redis_server) >= {"q\x06\x163", "_kombu.binding_deadlines"}
+        with closing(connection.SimpleQueue(queue)) as simple:
+            message = simple.get(timeout=5)
+            assert message.payload == "x"
+            assert redis_server.command("HLEN", "unacked") == 1
+            message.ack()
+    assert redis_server.command("HLEN", "unacked") == 0
+
+
+def test_operations_of_virtual_channels_are_there(redis_server):
+    with connect(redis_server) as connection, connect(redis_server) as other:
+        channel, peer = connection.default_channel, other.default_channel
+        Queue("q", Exchange("ex", "topic"), routing_key="a.*")(channel).declare()
+        assert channel.get_table("ex") == [("a.*", r"^a\.[^\.]+$", "q")]
+        assert peer.get_table("ex") == [("a.*", None, "q")]  # undeclared there: taken as direct
+        channel._put("q", channel.prepare_message("body", properties={"delivery_tag": "t"}))
+        assert (peer._size("q"), peer._has_queue("q")) == (1, True)
+        message = peer.message_to_python(peer._get("q"))
+        assert (message.body, message.delivery_tag) == (b"body", "t")
+        with pytest.raises(Empty):
+            peer._get("q")
+        with pytest.raises(NotImplementedError, match="_get"):
+            peer._get = print

@@ -11,7 +11,7 @@ from ...exceptions import VersionMismatch
 from ...utils.objects import cached_property
 from ...utils.scheduling import cycle_by_name
 from ...utils.uuid import uuid
-from .. import native, virtual
+from .. import native, native_virtual, virtual
 from ..base import to_rabbitmq_queue_arguments
 from . import hooks, parameters
 from .qos import QoS
@@ -49,7 +49,7 @@ class _FromRedisPy:
 _UNIX = _FromRedisPy("redis", "UnixDomainSocketConnection")
 
 
-class Channel(native.Channel):
+class Channel(native_virtual.Channel):
     """A channel on Redis lists.
 
     The native core moves the messages. The attributes below are its settings, and may be set in a
@@ -168,8 +168,6 @@ class Channel(native.Channel):
         self.auto_delete_queues: set[str] = set()
         #: Queues bound to fanout exchanges that are consumed from.
         self.active_fanout_queues: set[str] = set()
-        self._active_queues: list[str] = []
-        self._tag_to_queue: dict[str, str] = {}
         # Exchange and pattern of each queue bound to a fanout exchange, and the way back.
         self._fanout_queues: dict[str, tuple[str, str]] = {}
         self._fanout_to_queue: dict[str, str] = {}
@@ -177,7 +175,7 @@ class Channel(native.Channel):
         self._expires: dict[str, int] = {}
         self._restore_calls = 0
         try:
-            self._read_options(transport.client.transport_options or {})
+            self._read_options()
             self._queue_cycle = self._cycle_class()()
             transport._set_up(self)
         except BaseException:
@@ -185,12 +183,10 @@ class Channel(native.Channel):
             raise
         self._opened = True
 
-    def _read_options(self, options: dict[str, Any]) -> None:
-        for name in self.from_transport_options:
-            if name in options:
-                setattr(self, name, options[name])
+    def _read_options(self) -> None:
         if not self.ack_emulation:
-            self.QoS = virtual.QoS  # type: ignore[assignment]
+            # For Kombu's eyes; the core keeps no claims then. Not as if somebody replaced it.
+            vars(self)["QoS"] = virtual.QoS
         if isinstance(self.fanout_prefix, str):
             self.keyprefix_fanout = self.fanout_prefix
         elif not self.fanout_prefix:
@@ -200,10 +196,15 @@ class Channel(native.Channel):
         strategy = self.queue_order_strategy
         if strategy not in _QUEUE_ORDERS:
             raise ValueError(
-                f"queue_order_strategy must be one of {', '.join(_QUEUE_ORDERS)}, got {strategy!r}: "
-                f"the native core knows no other"
+                f"queue_order_strategy must be one of {', '.join(_QUEUE_ORDERS)}, "
+                f"got {strategy!r}: the native core knows no other"
             )
         return cycle_by_name(strategy)
+
+    def _on_replaced(self, name: str) -> None:
+        if name in native_virtual.CONSUMING:
+            hooks.refuse(self, [name])
+        super()._on_replaced(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in hooks.FIXED and self._opened and value != getattr(self, name):
@@ -421,36 +422,29 @@ class Channel(native.Channel):
 
     # -- queues
 
-    def exchange_declare(
-        self,
-        exchange: str | None = None,
-        type: str | None = "direct",
-        durable: bool = False,
-        auto_delete: bool = False,
-        arguments: dict[str, Any] | None = None,
-        nowait: bool = False,
-        passive: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Declare an exchange; ``passive``: raise when it is not there, instead of making it."""
-        super().exchange_declare(
-            exchange, type, durable, auto_delete, arguments, nowait, passive, **kwargs
-        )
-        if not passive:
-            fanouts = self.connection._fanout_exchanges
-            (fanouts.add if type == "fanout" else fanouts.discard)(exchange)
+    def get_table(self, exchange: str) -> list[Any]:
+        """The bindings of an exchange, of all workers: routing key, pattern and queue."""
+        prepare = self.typeof(exchange).prepare_bind
+        return [
+            prepare(queue, exchange, routing_key, arguments)
+            for queue, routing_key, arguments in self._store.bindings(exchange)
+        ]
 
-    def queue_declare(
-        self, queue: str | None = None, passive: bool = False, **kwargs: Any
-    ) -> native.queue_declare_ok_t:
+    def queue_declare(self, queue: str | None = None, passive: bool = False, **kwargs: Any) -> Any:
         """Declare a queue; see :meth:`kombu_rs.transport.native.Channel.queue_declare`."""
-        declared = super().queue_declare(queue, passive, **kwargs)
+        if self._has_own(native_virtual.KEEPING):
+            return virtual.Channel.queue_declare(self, queue, passive, **kwargs)
+        declared = native.Channel.queue_declare(self, queue, passive, **kwargs)
         if not passive:
-            self._new_queue(declared.queue, **kwargs)
+            self._note_queue(declared.queue, **kwargs)
         return declared
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
-        """Note what was declared."""
+        """Declare a queue."""
+        self._queue_declare(queue, False, auto_delete=auto_delete, **kwargs)
+        self._note_queue(queue, auto_delete, **kwargs)
+
+    def _note_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:
         if auto_delete:
             self.auto_delete_queues.add(queue)
         expires = self._get_queue_expire(kwargs)
@@ -470,33 +464,25 @@ class Channel(native.Channel):
 
         return max(self._expires[queue] * BINDING_EXPIRES_FACTOR, MIN_BINDING_TTL)
 
-    def queue_bind(
-        self,
-        queue: str,
-        exchange: str | None = None,
-        routing_key: str | None = "",
-        arguments: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Bind a queue to an exchange."""
-        super().queue_bind(queue, exchange, routing_key, arguments, **kwargs)
-        if exchange is not None and exchange in self.connection._fanout_exchanges:
+    def _queue_bind(self, exchange: str, *meta: Any) -> None:
+        """Note a binding to a fanout exchange."""
+        routing_key, _, queue = meta
+        if self.typeof(exchange).type == "fanout":
             self._fanout_queues[queue] = (exchange, (routing_key or "").replace("#", "*"))
 
-    def queue_delete(self, queue: str, *args: Any, **kwargs: Any) -> int:
+    def queue_delete(
+        self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
+    ) -> Any:
         """Delete a queue; returns how many messages went with it."""
-        count = super().queue_delete(queue, *args, **kwargs)
+        count = super().queue_delete(queue, if_unused, if_empty, **kwargs)
         self.auto_delete_queues.discard(queue)
         self._expires.pop(queue, None)
-        self._forget_fanout(queue)
-        return count
-
-    def _forget_fanout(self, queue: str) -> None:
         exchange, _ = self._fanout_queues.pop(queue, ("", ""))
         if self._fanout_to_queue.get(exchange) == queue:
             del self._fanout_to_queue[exchange]
+        return count
 
-    def basic_consume(
+    def basic_consume(  # type: ignore[override]
         self,
         queue: str,
         no_ack: bool | None = False,
@@ -512,25 +498,20 @@ class Channel(native.Channel):
             self._fanout_to_queue[exchange] = queue
             self.connection._subscribed()
         tag = super().basic_consume(queue, no_ack, callback, consumer_tag, *args, **kwargs)
-        self._tag_to_queue[tag] = queue
-        if queue not in self._active_queues:
-            self._active_queues.append(queue)
         self._update_queue_cycle()
         return tag
 
     def basic_cancel(self, consumer_tag: Any, **kwargs: Any) -> None:
         """Stop consuming. Messages that were fetched ahead go back to the queue."""
-        super().basic_cancel(consumer_tag, **kwargs)
-        queue = self._tag_to_queue.pop(str(consumer_tag), None)
-        if queue is not None and queue not in self._tag_to_queue.values():
-            self._active_queues.remove(queue)
-            self.active_fanout_queues.discard(queue)
-            self._update_queue_cycle()
+        super().basic_cancel(str(consumer_tag), **kwargs)
+        self.active_fanout_queues.intersection_update(self._active_queues)
+        self._update_queue_cycle()
 
     @property
     def active_queues(self) -> list[str]:
         """Queues that are consumed from, those of fanout exchanges not counted."""
-        return [queue for queue in self._active_queues if queue not in self.active_fanout_queues]
+        queues = dict.fromkeys(self._active_queues)  # several consumers may have the same
+        return [queue for queue in queues if queue not in self.active_fanout_queues]
 
     def _update_queue_cycle(self) -> None:
         self._queue_cycle.update(self.active_queues)
@@ -546,7 +527,12 @@ class Channel(native.Channel):
     @property
     def qos(self) -> Any:
         """The prefetch limit and the unacknowledged messages."""
-        return (self.QoS if issubclass(self.QoS, QoS) else QoS)(self)
+        if self._qos is None:
+            vars(self)["_qos"] = QoS(self)
+        return self._qos
+
+    def _is_settled_here(self, delivery_tag: Any) -> bool:
+        return self._qos is not None and delivery_tag in self._qos._delivered
 
     @property
     def brpop_timeout(self) -> float:
@@ -555,8 +541,15 @@ class Channel(native.Channel):
 
     @property
     def supports_batch_publish(self) -> bool:
-        """Whether messages can be collected and sent together: not if they may be sent twice."""
-        return self.connection._batches_are_safe(self)
+        """Whether messages can be collected and sent together: not past what was replaced, and not
+        if they may be sent twice."""
+        settings = getattr(self._pool, "connection_kwargs", None) or {}
+        may_send_twice = (
+            self.retry_on_timeout
+            or parameters.url_options(self.connection.client).get("retry_on_timeout")
+            or any(settings.get(name) for name in ("retry_on_timeout", "retry_on_error", "retry"))
+        )
+        return super().supports_batch_publish and not may_send_twice
 
     def sweep_bindings(self, limit: int = 100) -> None:
         """Drop the bindings of expiring queues that nobody has used for long.
@@ -596,4 +589,5 @@ def _redis_py() -> Any:
     return redis
 
 
+Channel._native_class = Channel
 Channel._ours = hooks.snapshot(Channel)

@@ -1,15 +1,18 @@
 """What of a channel's class reaches the native core, and what cannot.
 
 Programs derive from ``redis.Channel`` and replace class attributes and methods. Attributes become
-options of the core. Methods that say how to connect are asked once. Methods that Kombu calls for
-each message have no counterpart: replacing one is an error, or it would silently do nothing.
+options of the core. Methods that say how to connect are asked once. What publishes and what keeps
+queues (``_put``, ``_new_queue``, ...) is called when it is replaced. What receives has no
+counterpart: replacing it is an error, or it would silently do nothing.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ("is_replaced", "native_options", "refuse_replaced", "settings", "snapshot")
+from ..native_virtual import CONSUMING
+
+__all__ = ("is_replaced", "native_options", "refuse", "refuse_replaced", "settings", "snapshot")
 
 #: Attributes of a channel that are options of the core, under the same name.
 OPTIONS = (
@@ -44,39 +47,27 @@ CONNECTION = (
 #: Attributes that cannot change once the channel is there.
 FIXED = frozenset((*OPTIONS, *CONNECTION))
 
-#: Methods with Kombu's names that the core does not call.
+#: Names with which Kombu receives and puts back, or makes up keys: the core does not call them.
 UNCALLED = (
+    *sorted(CONSUMING),
     "_brpop_read",
     "_brpop_start",
-    "_delete",
     "_deliver_fanout_message",
     "_do_restore_message",
-    "_get",
     "_get_publish_topic",
     "_get_publish_topics",
     "_get_subscribe_topic",
     "_get_subscribe_topics",
     "_handle_message",
-    "_has_queue",
-    "_lookup",
     "_poll_error",
-    "_purge",
-    "_put",
-    "_put_fanout",
     "_q_for_pri",
-    "_queue_bind",
     "_receive",
     "_receive_one",
-    "_restore",
-    "_restore_at_beginning",
-    "_size",
     "_subscribe",
     "_unsubscribe_from",
     "_update_queue_cycle",
-    "get_table",
     "priority",
 )
-
 
 #: Methods of a channel that say how to connect, or with what.
 ASKED = ("_connparams", "_create_client", "_get_client", "_get_pool", "client")
@@ -104,13 +95,23 @@ def refuse_replaced(channel: Any, ours: dict[str, Any]) -> None:
     Raises:
         NotImplementedError: naming them.
     """
-    found = [name for name in UNCALLED if is_replaced(channel, ours, name)]
+    # What the channel itself was given was judged when it was given.
+    found = [name for name in UNCALLED if getattr(type(channel), name, None) is not ours.get(name)]
     if found:
-        cls = type(channel)
-        raise NotImplementedError(
-            f"{cls.__module__}.{cls.__qualname__} has its own {', '.join(found)}: the native core "
-            f"moves messages itself and does not call methods of the channel for that"
-        )
+        refuse(channel, found)
+
+
+def refuse(channel: Any, names: list[str]) -> NoReturn:
+    """Say that a channel cannot have its own of something.
+
+    Raises:
+        NotImplementedError: always.
+    """
+    cls = type(channel)
+    raise NotImplementedError(
+        f"{cls.__module__}.{cls.__qualname__} has its own {', '.join(names)}: the native core "
+        f"receives messages itself, records them in Redis and asks nothing of the channel for that"
+    )
 
 
 def settings(channel: Any) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .. import native
+from .. import native_virtual
 
 __all__ = ("QoS",)
 
 
-class QoS(native.QoS):
+class QoS(native_virtual.QoS):
     """The prefetch limit and the unacknowledged messages of a channel.
 
     Arguments:
@@ -26,8 +26,6 @@ class QoS(native.QoS):
 
     #: Put unacknowledged messages back when the channel is closed.
     restore_at_shutdown = True
-
-    channel: Any
 
     @property
     def unacked_key(self) -> str:
@@ -77,9 +75,9 @@ class QoS(native.QoS):
             return
         channel._reclaim(num)
 
-    def restore_unacked(self, client: Any = None) -> None:
+    def restore_unacked(self, client: Any = None) -> list[tuple[BaseException, Any]]:
         """Put all unacknowledged messages back; ``client`` is not used."""
-        super().restore_unacked()
+        return super().restore_unacked()
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
         """Put one unacknowledged message back, where it comes out next.

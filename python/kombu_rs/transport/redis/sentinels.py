@@ -61,8 +61,8 @@ class SentinelChannel(Channel):
     _async_sentinel_manager: Any = None
     _legacy_keyprefix_fanout: str | None = None
 
-    def _read_options(self, options: dict[str, Any]) -> None:
-        super()._read_options(options)
+    def _read_options(self) -> None:
+        super()._read_options()
         if "{db}" in self.keyprefix_fanout:
             self._legacy_keyprefix_fanout = self.keyprefix_fanout
 
@@ -144,6 +144,7 @@ class SentinelChannel(Channel):
                 close()
 
 
+SentinelChannel._native_class = SentinelChannel
 SentinelChannel._ours = hooks.snapshot(SentinelChannel, "_sentinel_managed_pool")
 
 
@@ -153,3 +154,6 @@ class SentinelTransport(Transport):
     default_port = DEFAULT_SENTINEL_PORT
     scheme = "sentinel"
     Channel = SentinelChannel
+
+
+SentinelTransport._native_class = SentinelTransport

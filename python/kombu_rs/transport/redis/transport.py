@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import native
-from . import hooks
+from .. import native, native_virtual
+from . import hooks, parameters
 from .channel import Channel
 from .errors import ErrorClasses, channel_errors, connection_errors
 from .poller import MultiChannelPoller
@@ -16,7 +16,7 @@ __all__ = ("Transport",)
 DEFAULT_PORT = 6379
 
 
-class Transport(native.Transport):
+class Transport(native_virtual.Transport):
     """Redis, in Kombu's layout.
 
     The settings are those of the first channel: of its class, of the transport options that it
@@ -37,19 +37,17 @@ class Transport(native.Transport):
     connection_errors = ErrorClasses(connection_errors)  # type: ignore[assignment]
     channel_errors = ErrorClasses(channel_errors)  # type: ignore[assignment]
 
-    #: Seconds between Kombu's looks at a queue; the core waits without polling.
+    #: Seconds between Kombu's looks at a queue, if not :attr:`brpop_timeout`.
+    polling_interval: float | None = None
+    #: Seconds that Kombu waits for a message at a time; the core waits without polling.
     brpop_timeout: float = 1
 
     def __init__(self, client: Any = None, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
-        options = getattr(client, "transport_options", None) or {}
-        self.polling_interval = options.get("polling_interval", self.polling_interval)
         if self.polling_interval is not None:
             self.brpop_timeout = self.polling_interval
-        #: Kombu's name for what waits for messages.
-        self.cycle = MultiChannelPoller()
-        # Names of the fanout exchanges that were declared here.
-        self._fanout_exchanges: set[str] = set()
+        # Not as if somebody replaced it.
+        vars(self)["cycle"] = MultiChannelPoller()
         # The first channel, until somebody asks for one; and its settings.
         self._first: Any = None
         self._settings: dict[str, Any] | None = None
@@ -143,17 +141,13 @@ class Transport(native.Transport):
         self._answered_for = False
         super()._collect(connection)
 
-    def _batches_are_safe(self, channel: Any = None) -> bool:
-        if channel is None:
-            options = self.client.transport_options or {}
-            return not options.get("retry_on_timeout", self.Channel.retry_on_timeout)
-        return not channel.retry_on_timeout
-
     @property
     def supports_batch_publish(self) -> bool:
         """Whether messages can be collected and sent together: not with ``retry_on_timeout``, which
         might send a batch twice."""
-        return self._batches_are_safe()
+        client = self.client
+        options = {**parameters.url_options(client), **(client.transport_options or {})}
+        return not options.get("retry_on_timeout", self.Channel.retry_on_timeout)
 
     @classmethod
     def _url(cls, client: Any) -> str:
@@ -164,3 +158,6 @@ class Transport(native.Transport):
         if getattr(client, "transport_cls", None) == "rediss" and url.startswith("redis://"):
             return "rediss" + url[len("redis") :]
         return url
+
+
+Transport._native_class = Transport
