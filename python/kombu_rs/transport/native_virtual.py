@@ -506,6 +506,7 @@ class Transport(native.Transport, virtual.Transport):
 
     # Some channels have their own way to get messages.
     _polls = False
+    _cycle: Any = None
 
     def __init__(self, client: Any = None, **kwargs: Any) -> None:
         native.Transport.__init__(self, client, **kwargs)
@@ -515,11 +516,22 @@ class Transport(native.Transport, virtual.Transport):
         self._avail_channels: list[Any] = []
         self._used_channel_ids = array(ARRAY_TYPE_H)
         self._timer: Any = None
-        vars(self).update(
-            _callbacks={}, cycle=self.Cycle(self._drain_channel, self.channels, Empty)
-        )
+        vars(self)["_callbacks"] = {}
         options = getattr(client, "transport_options", None) or {}
         self.polling_interval = options.get("polling_interval", self.polling_interval)
+
+    @property
+    def cycle(self) -> Any:
+        """Takes the channels in turn."""
+        # Made when it is asked for: it refers to the transport, which should go with its last
+        # user and not wait for the collector.
+        if self._cycle is None:
+            self._cycle = self.Cycle(self._drain_channel, self.channels, Empty)
+        return self._cycle
+
+    @cycle.setter
+    def cycle(self, cycle: Any) -> None:
+        self._cycle = cycle
 
     def _poll_channels(self) -> None:
         """Look for messages of channels that have their own way to get them."""
