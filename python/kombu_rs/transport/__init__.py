@@ -25,6 +25,8 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "redis": f"{__name__}.redis:Transport",
     "rediss": f"{__name__}.redis:Transport",
     "sentinel": f"{__name__}.redis:SentinelTransport",
+    "confluentkafka": f"{__name__}.confluentkafka:Transport",
+    "kafka": f"{__name__}.confluentkafka:Transport",
     "consul": f"{__name__}.consul:Transport",
     "etcd": f"{__name__}.etcd:Transport",
     "mongodb": f"{__name__}.mongodb:Transport",
@@ -34,18 +36,15 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "zookeeper": f"{__name__}.zookeeper:Transport",
     "sqla": f"{__name__}.sqlalchemy:Transport",
     "sqlalchemy": f"{__name__}.sqlalchemy:Transport",
-    # Kombu's names that have no transport here yet. They are names all the same: their URLs
-    # are parsed and shown, and connecting says what is there instead.
-    "confluentkafka": f"{__name__}.pending:Kafka",
-    "kafka": f"{__name__}.pending:Kafka",
-    # And those that nobody can connect to any more.
+    # Kombu's names that nobody can connect to any more. They are names all the same: their URLs
+    # are parsed and shown, and connecting says why it cannot be.
     "qpid": f"{__name__}.qpid:Transport",
     "SLMQ": f"{__name__}.SLMQ.Transport",
     "slmq": f"{__name__}.SLMQ.Transport",
 }
 
 # Modules whose transports cannot connect.
-_UNAVAILABLE = tuple(f"{__name__}.{module}" for module in ("pending", "qpid", "SLMQ"))
+_UNAVAILABLE = tuple(f"{__name__}.{module}" for module in ("qpid", "SLMQ"))
 
 _transport_cache: dict[Any, Any] = {}
 

@@ -51,6 +51,20 @@ def test_each_queue_gets_a_message_once(broker, channel):
     assert len(broker.queues["q"]) == 1
 
 
+def test_a_channel_that_cannot_be_opened_keeps_no_id(broker, connection):
+    class Failing(broker.Transport.Channel):
+        def __init__(self, connection):
+            super().__init__(connection)
+            raise OSError("no broker")
+
+    transport = connection.transport
+    used = len(transport._used_channel_ids)
+    transport.Channel = Failing
+    with pytest.raises(OSError, match="no broker"):
+        transport.create_channel(transport)
+    assert len(transport._used_channel_ids) == used
+
+
 def test_bindings_come_and_go(broker, channel):
     queue = Queue("q", Exchange("e"), "k")(channel)
     queue.declare()

@@ -89,7 +89,13 @@ class Transport(base.Transport):
         """Open a channel."""
         if self._avail_channels:
             return self._avail_channels.pop()
-        channel = self.Channel(connection)
+        used = len(self._used_channel_ids)
+        try:
+            channel = self.Channel(connection)
+        except BaseException:
+            # Nobody will close it, and a broker that is down is tried often.
+            del self._used_channel_ids[used:]
+            raise
         self.channels.append(channel)
         return channel
 
