@@ -293,14 +293,19 @@ class Channel(virtual.Channel):
     def _put_fanout(
         self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: Any
     ) -> None:
-        key = self._fanout_topic_key(exchange)
-        self.pgmq.send_topic(key, message, **self._pgmq_send_kwargs(message))
+        self._send_topic(self._fanout_topic_key(exchange), message)
 
     def _put_topic(
         self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: Any
     ) -> None:
-        key = self._topic_key(exchange, routing_key)
-        self.pgmq.send_topic(key, message, **self._pgmq_send_kwargs(message))
+        self._send_topic(self._topic_key(exchange, routing_key), message)
+
+    def _send_topic(self, key: str, message: dict[str, Any]) -> None:
+        options = self._pgmq_send_kwargs(message)
+        if "headers" in options:
+            # pgmq has no such function with headers alone.
+            options.setdefault("delay", 0)
+        self.pgmq.send_topic(key, message, **options)
 
     # Consuming
 

@@ -87,6 +87,7 @@ class Client:
         self.rows(queue).append(row)
 
     def send_topic(self, routing_key, message, **options):
+        assert "headers" not in options or "delay" in options
         words = routing_key.split(".")
         for pattern, queue in self.db.bindings:
             regex = re.escape(pattern).replace(r"\*", r"[^.]+").replace(r"\#", ".*")
@@ -322,7 +323,7 @@ def test_fanout_and_topic_are_the_servers(connect, channel, db):
         exchange(other).declare()
     publish = other.Producer().publish
     publish("f", exchange=news)
-    publish("t", exchange=logs, routing_key="x.y.z")
+    publish("t", exchange=logs, routing_key="x.y.z", headers={"a": 1})
     a, b = Queue("a")(channel), Queue("b")(channel)
     assert [take(a), take(a)] == ["f", None]
     assert [take(b), take(b), take(b)] == ["f", "t", None]
