@@ -8,7 +8,6 @@ which it passes: 28 digits, then the key to deliver with at the end.
 from __future__ import annotations
 
 import logging
-
 import re
 from typing import Any
 

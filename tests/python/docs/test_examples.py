@@ -63,7 +63,7 @@ def test_every_transport_is_documented() -> None:
         names.setdefault(target, []).append(name)
     for target, aliases in names.items():
         assert any(f"`{name}://" in readme or f"`{name}+" in readme for name in aliases), aliases
-        module = target.partition(":")[0]
+        module = target.partition(":")[0].removesuffix(".Transport")
         assert f"automodule:: {module}\n" in page, module
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..._native import PublishBatch
+from ...log import get_logger
 from ...utils.eventio import ERR, READ
 from .channel import PRIORITY_STEPS, Channel
 from .errors import error_classes_t, get_redis_ConnectionError, get_redis_error_classes
@@ -46,6 +47,9 @@ __all__ = (
     "get_redis_ConnectionError",
     "get_redis_error_classes",
 )
+
+#: Where what the core says about Redis arrives.
+logger = get_logger("kombu.transport.redis")
 
 #: The database when the URL names none.
 DEFAULT_DB = 0
