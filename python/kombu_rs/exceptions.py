@@ -150,10 +150,11 @@ class AMQPError(_AMQPRoot):
     ) -> None:
         if not _adopted:
             _adopt_amqp()
-        self.message = self.reply_text = reply_text
-        self.reply_code = reply_code or self.code
+        self.message: Any = reply_text
+        self.reply_text: Any = reply_text
+        self.reply_code: int = reply_code or self.code
         self.method_sig = method_sig
-        self.method_name = method_name or ""
+        self.method_name: str = method_name or ""
         # Not super().__init__: py-amqp's takes the arguments in another order.
         Exception.__init__(self, self.reply_code, reply_text, method_sig, self.method_name)
 

@@ -52,10 +52,10 @@ class Producer(_native.Producer):
     """
 
     exchange: Any = None
-    routing_key = ""
+    routing_key: str = ""
     serializer: str | None = None
     compression: str | None = None
-    auto_declare = True
+    auto_declare: bool = True
     on_return: Callable[..., Any] | None = None
 
     # The connection, when the producer was made from one.
@@ -295,9 +295,14 @@ class Producer(_native.Producer):
     def _set_channel(self, channel: Any) -> None:
         self._channel = channel
 
-    channel = property(
-        _get_channel, _set_channel, doc="The channel; opened when it is first needed."
-    )
+    @property
+    def channel(self) -> Any:
+        """The channel; opened when it is first needed."""
+        return self._get_channel()
+
+    @channel.setter
+    def channel(self, channel: Any) -> None:
+        self._set_channel(channel)
 
     def _listen_for_returns(self, channel: Any) -> None:
         if self.on_return:
@@ -393,7 +398,7 @@ class Consumer(_native.Consumer):
 
     channel: Any = None
     no_ack: bool | None = None
-    auto_declare = True
+    auto_declare: bool = True
     callbacks: Any = None
     on_message: OnMessage | None = None
     on_decode_error: Callable[[Message, Exception], Any] | None = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..utils.compat import _detect_environment
 from ..utils.imports import symbol_by_name
+
+if TYPE_CHECKING:
+    from . import base
 
 __all__ = ("TRANSPORT_ALIASES", "get_transport_cls", "resolve_transport", "supports_librabbitmq")
 
@@ -74,7 +77,7 @@ def supports_librabbitmq() -> bool | None:
     return False
 
 
-def resolve_transport(transport: Any = None) -> Any:
+def resolve_transport(transport: Any = None) -> type[base.Transport]:
     """Return the class of a transport.
 
     Arguments:
@@ -106,7 +109,7 @@ def _no_such(name: str) -> str:
     return f"No such transport: {name}.{hint}  Available: {', '.join(_available())}"
 
 
-def get_transport_cls(transport: Any = None) -> Any:
+def get_transport_cls(transport: Any = None) -> type[base.Transport]:
     """As :func:`resolve_transport`, and remember the answer."""
     try:
         if transport not in _transport_cache:
