@@ -46,8 +46,7 @@ class Transport(native_virtual.Transport):
         super().__init__(client, **kwargs)
         if self.polling_interval is not None:
             self.brpop_timeout = self.polling_interval
-        # Not as if somebody replaced it.
-        vars(self)["cycle"] = MultiChannelPoller()
+        self._cycle = MultiChannelPoller()
         # The first channel, until somebody asks for one; and its settings.
         self._first: Any = None
         self._settings: dict[str, Any] | None = None
