@@ -165,12 +165,13 @@ def test_a_client_of_its_own_is_asked_instead_of_the_server(redis_server):
         def _get_client(self):
             return Client
 
-    with connect(redis_server, Own) as connection:
+    with connect(redis_server, Own, client_name="core") as connection:
         connection.connect()
         assert asked == ["ping"]
         assert connection.connected
-        assert b"resp=3" not in redis_server.command("CLIENT", "LIST")
+        assert b"name=core " not in redis_server.command("CLIENT", "LIST")
         connection.Producer().publish({}, routing_key="q")  # over the core's own link
+        assert b"name=core " in redis_server.command("CLIENT", "LIST")
         assert isinstance(connection.default_channel.client, Client)
     assert keys(redis_server) == {"q"}
 
@@ -273,7 +274,7 @@ def test_without_redis_py(redis_server):
 
 
 def test_the_client_has_the_prefix(redis_server):
-    with connect(redis_server, global_keyprefix="app:") as connection:
+    with connect(redis_server, global_keyprefix="app:", client_name="mine") as connection:
         channel = connection.default_channel
         connection.Producer().publish({}, routing_key="q")
         assert channel.client.llen("q") == 1
@@ -290,7 +291,7 @@ def test_the_client_has_the_prefix(redis_server):
         assert (message["pattern"], message["channel"]) == (b"news.*", b"news.all")
         assert channel.client.brpop("q", timeout=1)[0] == b"q"
     assert keys(redis_server) == {"app:set", "app:hash"}
-    wait_until(lambda: redis_server.command("CLIENT", "LIST").count(b"\n") == 1)
+    wait_until(lambda: b"name=mine " not in redis_server.command("CLIENT", "LIST"))
 
 
 # -- messages
