@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from queue import Empty
+from queue import Queue as PlainQueue
 from typing import Any
 
 from .. import _native
@@ -125,11 +126,78 @@ class Queues(Mapping[str, Queue]):
         _native.clear_memory_queues()
 
 
+class OwnQueues:
+    """What a channel does with queues of its own: see :attr:`Channel.queues`.
+
+    Arguments:
+        channel: whose.
+        queues: where they are, by name.
+    """
+
+    def __init__(self, channel: Channel, queues: MutableMapping[str, Any]) -> None:
+        self.channel = channel
+        self.queues = queues
+
+    def _queue_for(self, queue: str) -> Any:
+        if queue not in self.queues:
+            self.queues[queue] = PlainQueue()
+        return self.queues[queue]
+
+    def _new_queue(self, queue: str, **kwargs: Any) -> None:
+        self._queue_for(queue)
+
+    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
+        return queue in self.queues
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        self._queue_for(queue).put(message)
+
+    def _put_fanout(
+        self, exchange: str, message: Any, routing_key: str | None = None, **kwargs: Any
+    ) -> None:
+        for queue in self.channel._lookup(exchange, routing_key or ""):
+            self._put(queue, message)
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:
+        return self._queue_for(queue).get(block=False)
+
+    def _size(self, queue: str) -> int:
+        return int(self._queue_for(queue).qsize())
+
+    def _purge(self, queue: str) -> int:
+        taken = 0
+        while self._size(queue):
+            self._get(queue)
+            taken += 1
+        return taken
+
+    def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        self.queues.pop(queue, None)
+
+
+class _QueuesOfChannel:
+    """The attribute :attr:`Channel.queues`."""
+
+    def __init__(self, shared: Queues) -> None:
+        self.shared = shared
+
+    def __get__(self, channel: Channel | None, owner: Any = None) -> Any:
+        return self.shared if channel is None else vars(channel).get("queues", self.shared)
+
+    def __set__(self, channel: Channel, queues: MutableMapping[str, Any]) -> None:
+        vars(channel)["queues"] = queues
+        own = OwnQueues(channel, queues)
+        for operation in vars(OwnQueues):
+            if operation.startswith("_") and not operation.startswith("__"):
+                setattr(channel, operation, getattr(own, operation))
+
+
 class Channel(native_virtual.Channel):
     """A channel on this process's queues."""
 
-    #: All queues of this process.
-    queues = Queues()
+    #: All queues of this process. A channel that is given a mapping (``channel.queues = {}``) has
+    #: queues of its own, :class:`queue.Queue` by name.
+    queues: Any = _QueuesOfChannel(Queues())
 
     def _queue_for(self, queue: str) -> Queue:
         """The messages of a queue, which is made if it is not there."""

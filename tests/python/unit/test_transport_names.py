@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kombu_rs import Connection
+from kombu_rs import Connection, Exchange, Producer, Queue
 from kombu_rs.exceptions import ChannelError
 from kombu_rs.transport.redis import get_redis_error_classes
 
@@ -30,3 +30,28 @@ def test_errors_of_redis_for_result_backends():
     assert issubclass(redis.ResponseError, errors.channel_errors)
     assert issubclass(ChannelError, errors.channel_errors)
     assert not issubclass(redis.RedisError, errors.connection_errors)
+
+
+def test_a_memory_channel_may_have_queues_of_its_own():
+    """Celery's tests keep two brokers in one process apart this way."""
+    ours, theirs = Connection("memory://"), Connection("memory://")
+    with ours, theirs:
+        mine: dict = {}
+        ours.default_channel.queues = mine
+        theirs.default_channel.queues = {}
+        queue = Queue("apart", Exchange("apart"), routing_key="apart")
+        for connection in (ours, theirs):
+            queue(connection.default_channel).declare()
+        Producer(ours).publish("x", exchange="apart", routing_key="apart")
+        assert list(mine) == ["apart"]
+        assert mine["apart"].qsize() == 1
+        assert queue(theirs.default_channel).get() is None
+        got = []
+        with ours.Consumer(queue, callbacks=[lambda body, message: got.append(message)]):
+            ours.drain_events(timeout=5)
+        got[0].requeue()
+        assert queue(ours.default_channel).purge() == 1
+        queue(ours.default_channel).delete()
+        assert mine == {}
+        with Connection("memory://") as third:
+            assert queue(third.default_channel).get() is None
