@@ -79,9 +79,11 @@ def main(arguments: list[str]) -> int:
     }
     if not extra:
         environment["KOMBU_RS_PEERS_WHOLE"] = "1"
-    pytest = [known.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
+    # As a user would: also the processes that a test starts get kombu-rs.
+    pytest = [known.python, "-m", "kombu_rs.launcher", "run"]
+    pytest += [known.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
     pytest += ["-p", "peers.under_alias", "-p", "peers.expected"]
-    if not any("::" in argument for argument in extra):
+    if not any(argument.startswith("t/") for argument in extra):
         pytest += suite.paths
     with ExitStack() as stack:
         # Some tests leave files in the temporary folder.

@@ -1,13 +1,16 @@
-"""A pytest plugin, named with ``-p``: everything that says `kombu` gets kombu_rs."""
+"""A pytest plugin, named with ``-p``: makes sure that everything that says `kombu` got kombu_rs."""
 
 from __future__ import annotations
 
 import os
 import sys
 
+import kombu
+
 import kombu_rs
 
-kombu_rs.install_as_kombu()
+if kombu is not kombu_rs:
+    raise RuntimeError("run this through `kombu-rs run`")
 
 if "KOMBU_RS_PEERS_REDIS_PORT" in os.environ:
     # Some unit tests connect to the default port. Theirs is the tests' own server.
