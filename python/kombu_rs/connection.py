@@ -484,7 +484,7 @@ class Connection(_native.Connection, Retrying):
     def get_transport_cls(self) -> type[Transport]:
         """The class of the transport."""
         transport_cls: Any = self.transport_cls
-        if not transport_cls or isinstance(transport_cls, str):
+        if not isinstance(transport_cls, type):
             transport_cls = get_transport_cls(transport_cls)
         if isinstance(transport_cls, type) and issubclass(transport_cls, BaseTransport):
             return transport_cls.class_for(self)

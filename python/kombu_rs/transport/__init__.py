@@ -87,8 +87,11 @@ def resolve_transport(transport: Any = None) -> type[base.Transport]:
     Raises:
         KeyError: there is no such name; says which ones there are.
         ImportError: the module cannot be imported.
+        TypeError: it is neither text nor a class.
     """
     if not isinstance(transport, str):
+        if not callable(transport):
+            raise TypeError(f"a transport is a name, 'module:Class' or a class, got {transport!r}")
         return transport
     try:
         target = TRANSPORT_ALIASES[transport]

@@ -55,3 +55,9 @@ def test_a_memory_channel_may_have_queues_of_its_own():
         assert mine == {}
         with Connection("memory://") as third:
             assert queue(third.default_channel).get() is None
+
+
+@pytest.mark.parametrize("wrong", [3, ("redis",)])
+def test_what_is_no_transport(wrong):
+    with pytest.raises(TypeError, match="'module:Class' or a class, got"):
+        Connection("localhost", transport=wrong).connect()
