@@ -2,8 +2,8 @@
 
 A line of a list is ``NODE  # REASON``. NODE is a test's id, a prefix of ids that ends in ``*``, or
 a path without ``::`` that is not collected at all (its import fails). A test that is listed and
-passes fails the run: it must come off the list. A reason that begins with ``as root`` holds for that
-user alone.
+passes fails the run: it must come off the list. A reason that begins with ``as root`` holds for
+that user alone.
 """
 
 from __future__ import annotations

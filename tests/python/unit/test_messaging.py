@@ -465,7 +465,6 @@ def test_a_wait_that_times_out_ends_the_consumer(connection):
 
 def test_memory_is_cleared_between_tests():
     from kombu_rs import Connection
-    from kombu_rs.transport import memory
 
     with Connection("memory://") as connection:
         Producer(connection).publish("x", routing_key="left")
