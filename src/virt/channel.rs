@@ -425,7 +425,11 @@ impl transport::Channel for Channel {
             return Ok(());
         };
         let how = if requeue { Release::Behind } else { Release::Discard };
-        let done = session.shared.store.release(&[claim], how).await;
+        let done = session.shared.store.release(std::slice::from_ref(&claim), how).await;
+        if done.is_err() {
+            // Still the user's, who may say it again.
+            state.inner.lock().ledger.append(claim);
+        }
         session.shared.changed.notify();
         done
     }

@@ -73,24 +73,35 @@ impl Shared {
         if how == Release::Discard {
             return self.settle(claims).await;
         }
-        let held: Vec<&Claim> = {
+        let held: Vec<(&Claim, Instant)> = {
             let mut held = self.held.lock();
-            claims.iter().filter(|claim| held.remove(&claim.tag).is_some()).collect()
+            claims.iter().filter_map(|claim| Some((claim, held.remove(&claim.tag)?))).collect()
         };
-        let order: Vec<&Claim> = match how {
-            Release::Behind => held,
+        let mut order: Vec<&Claim> = held.iter().map(|(claim, _)| *claim).collect();
+        if how != Release::Behind {
             // The last one that goes to the head of a list is the first to come out.
-            _ => held.into_iter().rev().collect(),
-        };
-        for batch in order.chunks(BATCH) {
+            order.reverse();
+        }
+        let moved = self.move_claims(&order, how).await;
+        if moved.is_err() && how == Release::Behind {
+            // Whoever rejected them may do so again; others are left to their lease.
+            let again = held.into_iter().map(|(claim, since)| (claim.tag.clone(), since));
+            self.held.lock().extend(again);
+        }
+        moved?;
+        for claim in claims {
+            self.news.queue_changed(&claim.queue);
+        }
+        Ok(())
+    }
+
+    async fn move_claims(&self, claims: &[&Claim], how: Release) -> Result<()> {
+        for batch in claims.chunks(BATCH) {
             match how {
                 Release::Requeue => self.requeue(batch, "RPUSH").await?,
                 Release::Behind => self.requeue(batch, "LPUSH").await?,
                 Release::Unseen | Release::Discard => self.unseen(batch).await?,
             }
-        }
-        for claim in claims {
-            self.news.queue_changed(&claim.queue);
         }
         Ok(())
     }

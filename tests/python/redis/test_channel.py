@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from contextlib import closing
 from queue import Empty
 
@@ -381,20 +382,38 @@ def test_overdue_messages_come_back_to_who_asks(redis_server):
             channel.qos.restore_visible(start=5)
 
 
-def test_a_message_that_cannot_be_requeued_is_kept(redis_server, new_proxy):
+@pytest.mark.parametrize("how", ["requeue", "restore"])
+def test_a_message_that_cannot_be_put_back_is_kept(redis_server, new_proxy, how):
     proxy = new_proxy(redis_server.port)
-    with Connection(
-        f"redis://127.0.0.1:{proxy.port}", transport_options={"socket_connect_timeout": 1}
-    ) as connection:
-        with closing(connection.SimpleQueue("kept")) as queue:
-            queue.put("x")
-            message = queue.get(timeout=5)
-            proxy.stop()
-            with pytest.raises(OperationalError):
+    options = {"visibility_timeout": 0.5 if how == "restore" else 60}
+    with Connection(f"redis://127.0.0.1:{proxy.port}", transport_options=options) as connection:
+        queue = Queue("kept")(connection.default_channel)
+        queue.declare()
+        connection.Producer().publish("x", routing_key="kept")
+        message = queue.get()
+        channel = message.channel
+
+        def put_back():
+            if how == "requeue":
                 message.requeue()
-            assert redis_server.command("HEXISTS", "unacked", message.delivery_tag) == 1
-            assert redis_server.command("LLEN", "kept") == 0
-        connection.collect()
+            else:
+                channel.qos.restore_visible(interval=1)
+            return redis_server.command("LLEN", "kept")
+
+        time.sleep(options["visibility_timeout"] if how == "restore" else 0)  # its time is over
+        proxy.refuse()
+        proxy.reset()
+        with pytest.raises(OperationalError):
+            put_back()
+        assert redis_server.command("HEXISTS", "unacked", message.delivery_tag) == 1
+        assert redis_server.command("ZSCORE", "unacked_index", message.delivery_tag)
+        assert redis_server.command("LLEN", "kept") == 0
+        proxy.accept()
+        wait_until(put_back, what="the message in its queue")
+        assert redis_server.command("HLEN", "unacked") == 0
+        again = queue.get(no_ack=True)
+        assert (again.payload, again.headers["redelivered"]) == ("x", True)
+        assert queue.get(no_ack=True) is None
 
 
 def test_a_batch_that_fails_says_so_once(redis_server):
