@@ -215,7 +215,9 @@ def test_a_connection_that_breaks(
     new_proxy: Callable[[int], FaultProxy],
 ) -> None:
     proxy = new_proxy(rabbitmq_server.port)
-    with Connection(f"amqp://127.0.0.1:{proxy.port}/{rabbitmq_vhost}") as connection:
+    url = f"amqp://127.0.0.1:{proxy.port}/{rabbitmq_vhost}"
+    # Confirmed: otherwise a message may be lost on its way through the link that is cut.
+    with Connection(url, transport_options={"confirm_publish": True}) as connection:
         publish(connection, 1)
         for n, fault in enumerate([proxy.cut, proxy.reset], start=2):
             lost = connection.connection
