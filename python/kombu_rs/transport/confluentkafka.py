@@ -119,6 +119,11 @@ class QoS(virtual.QoS):
         self._partitions: dict[tuple[Any, Any], Partition] = {}
         self._by_tag: dict[Any, list[Delivery]] = {}
 
+    def _forget_parent(self) -> None:
+        super()._forget_parent()
+        self._partitions.clear()
+        self._by_tag.clear()
+
     def append(self, message: Any, delivery_tag: Any) -> None:
         """Note a delivery."""
         delivery = Delivery(message, self.channel._records.pop(delivery_tag, None))

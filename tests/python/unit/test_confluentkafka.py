@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -245,6 +246,23 @@ def test_offsets_wait_for_what_is_before(channel, cluster):
     fourth.ack()
     assert cluster.committed == {("q-consumer-group", 0): 4}
     assert queue.queue_declare(passive=True).message_count == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_commits_nothing_for_its_parent(channel, cluster):
+    publish(channel, "a")
+    message = Queue("q")(channel).get()
+    pid = os.fork()
+    if pid == 0:
+        # Not through pytest's exits.
+        try:
+            channel.qos.ack(message.delivery_tag)
+            os._exit(0 if not cluster.committed else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    message.ack()
+    assert cluster.committed == {("q-consumer-group", 0): 1}
 
 
 def test_partitions_are_apart(connect, cluster):

@@ -311,3 +311,29 @@ def test_child_has_nothing_of_its_parents_requests(aws):
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         publish("a", 1)
         w.turn_until(lambda: w.got)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_child_that_closes_gives_back_nothing_of_its_parent(aws):
+    with worker() as w:
+        publish("a", 1, 2)
+        w.turn_until(lambda: len(w.got) == 2)
+        w.turn_until(lambda: aws.waiting)
+        pid = os.fork()
+        if pid == 0:
+            # The doubles are in memory: what the child asks for is seen in the child alone.
+            try:
+                before = len(aws.calls)
+                fine = not w.channel._consumers and not w.connection.transport._callbacks
+                w.got[0].ack()
+                w.connection.close()
+                settling = {"change_message_visibility", "delete_message"}
+                fine = fine and not settling & {name for name, _ in aws.calls[before:]}
+                os._exit(0 if fine else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert w.channel._consumers
+        for message in w.got:
+            message.ack()
+        assert aws.size("a") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 
 import pytest
@@ -126,6 +127,49 @@ def test_closing_puts_messages_back(broker, connection):
     assert {m["redelivered"] for m in broker.queues["q"]} == {True}
     other = connection.channel()
     assert [other.basic_get("q").payload for _ in range(2)] == [2, 0]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_leaves_the_parents_deliveries_alone(broker, connection):
+    channel = connection.channel()
+    channel.do_restore = True
+    for n in range(3):
+        channel.Producer().publish(n, routing_key="q")
+    messages = [channel.basic_get("q") for _ in range(2)]
+    messages[0].ack()  # noted, and not taken out yet
+    pid = os.fork()
+    if pid == 0:
+        # Not through pytest's exits.
+        try:
+            ledger = channel.qos
+            fine = not ledger._delivered and ledger._in_use() == 0
+            channel.basic_recover(requeue=True)
+            fine = fine and len(broker.queues["q"]) == 1
+            # What it receives itself goes back, once.
+            fine = fine and channel.basic_get("q").payload == 2 and not broker.queues["q"]
+            channel.close()
+            os._exit(0 if fine and len(broker.queues["q"]) == 1 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    channel.qos._flush()
+    assert list(channel.qos._delivered) == [messages[1].delivery_tag]
+    channel.close()
+    assert len(broker.queues["q"]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_puts_its_own_deliveries_back_at_its_end(connection):
+    channel = connection.channel()
+    parents = channel.qos._on_collect
+    pid = os.fork()
+    if pid == 0:
+        own = channel.qos._on_collect
+        fine = own is not parents and own.still_active() and not parents.still_active()
+        os._exit(0 if fine else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert channel.qos._on_collect is parents
+    assert parents.still_active()
 
 
 def test_what_cannot_be_put_back_is_written_down(connection, tmp_path, monkeypatch):

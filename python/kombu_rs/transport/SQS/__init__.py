@@ -40,7 +40,8 @@ seconds.
 A consumer that is cancelled does not wait for its request. Messages that come after all are made
 visible again by the thread, as long as the process lives; the end of the process ends the request,
 before which it waits for messages that are just being given back, at most 5 seconds. A forked
-child has none of its parent's requests and clients.
+child has none of its parent's requests, clients, consumers and deliveries: it may close the
+connection, and what its parent works on stays with the parent.
 
 Without an event loop ``drain_events`` waits on the caller's thread, queue after queue, in whole
 seconds.
@@ -272,8 +273,10 @@ class Transport(virtual.Transport):
         self.register_with_event_loop(connection, None)
 
     def _forget_parent(self) -> None:
-        """In a forked child: forget sockets and requests, which are the parent's."""
+        """In a forked child: forget sockets, requests and consumers, which are the parent's."""
         self.hub = None
+        self._callbacks.clear()
+        self._noack_queues.clear()
         for clients in (
             self._clients,
             self._predefined_queue_clients,

@@ -452,11 +452,19 @@ class Receiving(Acknowledging):
                 hub.call_soon(self._schedule_queue, queue)
 
     def forget_parent(self) -> None:
-        """In a forked child: forget the requests that run, and the sockets of clients."""
+        """In a forked child: forget consumers, the requests that run, and the clients' sockets.
+
+        The ledger of deliveries forgets by itself.
+        """
         self.hub = self._sqs = self._asynsqs = self._fanout = None
         self._polls.clear()
         self._waiting.clear()
         self._undelivered.clear()
+        self._idle.clear()
+        self._pauses.clear()
+        self._consumers.clear()
+        self._tag_to_queue.clear()
+        self._active_queues.clear()
 
     def close(self) -> None:
         """Stop all consumers, give back what is not acknowledged, and close."""

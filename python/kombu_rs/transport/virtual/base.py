@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...exceptions import ChannelError, ResourceError
 from ...log import get_logger
+from ...utils.compat import register_after_fork
 from ...utils.div import emergency_dump_state
 from ...utils.encoding import bytes_to_str, str_to_bytes
 from ...utils.scheduling import FairCycle
@@ -89,6 +90,9 @@ class Deliveries(OrderedDict[Any, Any]):
 class QoS:
     """The ledger of a channel: what was delivered and not acknowledged.
 
+    A forked child begins with an empty one: it neither acknowledges nor puts back what its parent
+    received.
+
     Arguments:
         channel: whose.
         prefetch_count: stop consuming at so many; 0: never.
@@ -112,6 +116,16 @@ class QoS:
         self._quick_ack = self._dirty.add
         self._quick_append = self._delivered.__setitem__
         self._on_collect = Finalize(self, self.restore_unacked_once, exitpriority=1)
+        register_after_fork(self, type(self)._forget_parent)
+
+    def _forget_parent(self) -> None:
+        """In a forked child: begin anew. What was delivered to the parent, the parent settles."""
+        self._delivered.clear()
+        self._dirty.clear()
+        if self._on_collect.still_active():
+            # It is the parent's, and would do nothing here.
+            self._on_collect.cancel()
+            self._on_collect = Finalize(self, self.restore_unacked_once, exitpriority=1)
 
     def _in_use(self) -> int:
         return len(self._delivered) - len(self._dirty)
