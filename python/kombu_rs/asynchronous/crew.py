@@ -48,6 +48,9 @@ class Call:
             nobody waits for it any more; for results that must be given back.
         waits (bool): whether it waits for something to happen. The program ends without it;
             another call is finished first.
+
+    It belongs to the process that made it: a forked child delivers nothing of it, and gives
+    nothing back.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Call:
         self._late = late
         self._outcome: tuple[Any, BaseException | None] | None = None
         self._settled = False  # delivered, or cancelled
+        self._pid = os.getpid()
 
     def run(self) -> None:
         """Make the call; the crew does that."""
@@ -88,7 +92,7 @@ class Call:
 
     def _deliver(self) -> None:
         with _gate:
-            if self._settled or self._outcome is None:
+            if self._settled or self._outcome is None or self._pid != os.getpid():
                 return
             self._settled = True
             outcome = self._outcome
@@ -97,7 +101,7 @@ class Call:
     def cancel(self) -> None:
         """Deliver nothing. What has come, or comes later, is given to ``late``."""
         with _gate:
-            if self._settled:
+            if self._settled or self._pid != os.getpid():
                 return
             self._settled = True
             outcome = self._outcome

@@ -189,3 +189,26 @@ def test_child_has_a_crew_of_its_own(hub):
         turn_until(hub, lambda before=before: len(done) > before)
     stop.set()
     wait_until(lambda: not crew._open)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_child_gets_nothing_of_what_waits_for_its_parent(hub, crew):
+    delivered, given_back = [], []
+    calls = [
+        crew.submit(Call(hub, lambda: 1, lambda *outcome: delivered.append(outcome), late))
+        for late in (None, given_back.append)
+    ]
+    wait_until(lambda: not crew._open)
+    pid = os.fork()
+    if pid == 0:
+        # Not through pytest's exits.
+        try:
+            calls[1].cancel()
+            hub.run_once()
+            os._exit(0 if not delivered and not given_back else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    calls[1].cancel()
+    turn_until(hub, lambda: delivered)
+    assert (delivered, given_back) == ([(1, None)], [1])
