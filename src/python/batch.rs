@@ -98,12 +98,12 @@ impl PublishBatch {
     /// Send what was collected.
     ///
     /// Raises:
-    ///     BatchPublishError: it could not be sent, or nobody knows how much of it arrived: nothing
-    ///         of it is sent again.
+    ///     BatchPublishError: it could not be sent, now or before, or nobody knows how much of it
+    ///         arrived: nothing of it is sent again.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         let ready = match &mut *self.state.lock() {
-            State::Open(pending) => std::mem::take(pending),
-            _ => return Ok(()),
+            State::Aborted | State::Closed => return Ok(()),
+            state => std::mem::take(state.pending()?),
         };
         if ready.is_empty() {
             return Ok(());

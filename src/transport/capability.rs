@@ -18,6 +18,9 @@ pub struct Capability {
     pub batch: bool,
     /// One queue with one consumer is first in, first out.
     pub ordered: bool,
+    /// A claim that could not be settled for want of a link is settled over the next one: whoever
+    /// asked for it need not ask again.
+    pub settles_later: bool,
     /// Which of a channel's queues come first, among messages of one priority.
     pub queue_order: QueueOrder,
 }

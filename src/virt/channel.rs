@@ -426,7 +426,7 @@ impl transport::Channel for Channel {
         };
         let how = if requeue { Release::Behind } else { Release::Discard };
         let done = session.shared.store.release(std::slice::from_ref(&claim), how).await;
-        if done.is_err() {
+        if done.is_err() && !session.shared.store.capability().settles_later {
             // Still the user's, who may say it again.
             state.inner.lock().ledger.append(claim);
         }

@@ -439,10 +439,7 @@ class Channel(virtual.Channel):
     def basic_ack(self, delivery_tag: Any, multiple: bool = False) -> None:
         """Acknowledge a delivery; with ``multiple`` those before it too."""
         if multiple:
-            self.qos._flush()
-            for tag in list(self.qos._delivered):
-                if tag == delivery_tag:
-                    break
+            for tag in self.qos.tags_before(delivery_tag):
                 self.basic_ack(tag)
         try:
             delivery_info = self.qos.get(delivery_tag).delivery_info

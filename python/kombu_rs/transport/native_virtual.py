@@ -243,9 +243,13 @@ class QoS(virtual.QoS):
             ``(exception, message)`` for those that were not delivered natively and where that
             failed.
         """
-        if not self.channel.closed:
-            native.Channel.basic_recover(self.channel, requeue=True)
-        return super().restore_unacked()
+        try:
+            if not self.channel.closed:
+                native.Channel.basic_recover(self.channel, requeue=True)
+        finally:
+            # What the core could not put back does not keep these from going back.
+            failed = super().restore_unacked()
+        return failed
 
 
 class Channel(native.Channel, virtual.Channel):  # type: ignore[misc, override]
@@ -421,8 +425,8 @@ class Channel(native.Channel, virtual.Channel):  # type: ignore[misc, override]
 
     def basic_cancel(self, consumer_tag: Any, **kwargs: Any) -> None:
         """Stop consuming. Messages that were fetched ahead go back to the queue."""
-        if not self._polled:
-            native.Channel.basic_cancel(self, consumer_tag, **kwargs)
+        # Of the core's or polled: hooks come and go while somebody consumes.
+        native.Channel.basic_cancel(self, consumer_tag, **kwargs)
         virtual.Channel.basic_cancel(self, consumer_tag)
 
     def basic_get(self, queue: str, no_ack: bool | None = False, **kwargs: Any) -> Any:
@@ -545,6 +549,11 @@ class Transport(native.Transport, virtual.Transport):
         native.Transport._forget_channel(self, channel)
         if isinstance(channel._qos, virtual.QoS):
             channel._qos._on_collect.cancel()
+        # What leads back to the channel: it goes with its last user, and the store with it, which
+        # would renew the channel's claims until the collector comes.
+        for queue in channel._tag_to_queue.values():
+            self._callbacks.pop(queue, None)
+        vars(channel).update(exchange_types=None, _cycle=None, _qos=None)
 
     def _drain_channel(self, channel: Any, callback: Any, timeout: float | None = None) -> Any:
         if not channel._polled and not self._has_own(DELIVERING):
@@ -586,6 +595,8 @@ class Transport(native.Transport, virtual.Transport):
             self._start_timer(loop)
 
     def _start_timer(self, loop: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = loop.call_repeatedly(self.polling_interval or 1.0, self._look)
 
     def _look(self) -> None:

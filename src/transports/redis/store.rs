@@ -54,6 +54,7 @@ impl Store for RedisStore {
             shared_bindings: true,
             batch: true,
             ordered: true,
+            settles_later: true,
             queue_order: self.config.queue_order,
         }
     }

@@ -73,20 +73,18 @@ impl Shared {
         if how == Release::Discard {
             return self.settle(claims).await;
         }
-        let held: Vec<(&Claim, Instant)> = {
+        let mut order: Vec<&Claim> = {
             let mut held = self.held.lock();
-            claims.iter().filter_map(|claim| Some((claim, held.remove(&claim.tag)?))).collect()
+            claims.iter().filter(|claim| held.remove(&claim.tag).is_some()).collect()
         };
-        let mut order: Vec<&Claim> = held.iter().map(|(claim, _)| *claim).collect();
         if how != Release::Behind {
             // The last one that goes to the head of a list is the first to come out.
             order.reverse();
         }
         let moved = self.move_claims(&order, how).await;
         if moved.is_err() && how == Release::Behind {
-            // Whoever rejected them may do so again; others are left to their lease.
-            let again = held.into_iter().map(|(claim, since)| (claim.tag.clone(), since));
-            self.held.lock().extend(again);
+            // Whoever rejected them has had his say; others are left to their lease.
+            self.unsure.not_requeued(order.into_iter().cloned().collect());
         }
         moved?;
         for claim in claims {
@@ -96,14 +94,14 @@ impl Shared {
     }
 
     async fn move_claims(&self, claims: &[&Claim], how: Release) -> Result<()> {
-        for batch in claims.chunks(BATCH) {
-            match how {
-                Release::Requeue => self.requeue(batch, "RPUSH").await?,
-                Release::Behind => self.requeue(batch, "LPUSH").await?,
-                Release::Unseen | Release::Discard => self.unseen(batch).await?,
+        if how == Release::Unseen {
+            for batch in claims.chunks(BATCH) {
+                self.unseen(batch).await?;
             }
+            return Ok(());
         }
-        Ok(())
+        let session = self.session().await?;
+        self.requeue(&session, claims, if how == Release::Behind { "LPUSH" } else { "RPUSH" }).await
     }
 
     fn call_on_claims(&self, script: Script) -> ScriptCall {
@@ -122,9 +120,25 @@ impl Shared {
         Ok(())
     }
 
-    /// `push`: which end of the list they go to.
-    async fn requeue(&self, claims: &[&Claim], push: &'static str) -> Result<()> {
-        let session = self.session().await?;
+    /// Queues claimed messages again, as redelivered ones. `push`: which end of the list they go to.
+    pub(super) async fn requeue(
+        &self,
+        session: &Session,
+        claims: &[&Claim],
+        push: &'static str,
+    ) -> Result<()> {
+        for batch in claims.chunks(BATCH) {
+            self.requeue_batch(session, batch, push).await?;
+        }
+        Ok(())
+    }
+
+    async fn requeue_batch(
+        &self,
+        session: &Session,
+        claims: &[&Claim],
+        push: &'static str,
+    ) -> Result<()> {
         let tags = claims.iter().map(|claim| claim.tag.as_bytes());
         let command = Command::new("HMGET").arg(self.config.unacked()).args(tags);
         let reply = session.call("to read claims", &command).await?;

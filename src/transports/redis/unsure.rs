@@ -1,5 +1,5 @@
-//! What was under way when a link was lost: acknowledgements that the server may not have seen, and
-//! claims whose messages did not arrive. Both are put right over the next link; otherwise they would
+//! What was under way when a link was lost: acknowledgements and rejections that the server may not
+//! have seen, and claims whose messages did not arrive. They are put right over the next link; otherwise they would
 //! come again, and only after a visibility timeout.
 
 use super::error::unexpected;
@@ -23,6 +23,7 @@ const MOST: usize = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Unsure {
     not_settled: Mutex<Vec<Name>>,
+    not_requeued: Mutex<Vec<Claim>>,
     receives: Mutex<Vec<Receive>>,
 }
 
@@ -39,6 +40,11 @@ impl Unsure {
     /// These claims were settled, but the server may not know.
     pub(super) fn not_settled(&self, tags: Vec<Name>) {
         self.not_settled.lock().extend(tags);
+    }
+
+    /// These claims were rejected, to be queued again, but the server may not know.
+    pub(super) fn not_requeued(&self, claims: Vec<Claim>) {
+        self.not_requeued.lock().extend(claims);
     }
 
     /// Remembers a call of the receive script, if it is dropped without an answer.
@@ -85,10 +91,17 @@ impl Shared {
     /// Settles over a new link what an old one has swallowed.
     pub(super) async fn settle_again(&self, session: &Session) -> Result<()> {
         let tags = std::mem::take(&mut *self.unsure.not_settled.lock());
-        if tags.is_empty() {
-            return Ok(());
+        if !tags.is_empty() {
+            self.settle_tags(session, tags).await?;
         }
-        self.settle_tags(session, tags).await
+        let claims = std::mem::take(&mut *self.unsure.not_requeued.lock());
+        let refused =
+            self.requeue(session, &claims.iter().collect::<Vec<_>>(), "LPUSH").await.err();
+        let Some(error) = refused else { return Ok(()) };
+        tracing::warn!("{} rejected messages are not queued again yet: {error}", claims.len());
+        self.unsure.not_requeued(claims);
+        // Their leases end, if nothing else: no reason to do without the link.
+        if session.is_alive() { Ok(()) } else { Err(error) }
     }
 
     /// Fetches the messages of claims that were made for this store, but did not arrive. What is not

@@ -138,6 +138,25 @@ def test_messages_go_without_the_collector(broker: str) -> None:
             gc.enable()
 
 
+@pytest.mark.parametrize("how", ["collect", "release"])
+def test_connections_go_without_the_collector(broker: str, how: str) -> None:
+    """What was given up must not renew its claims until a collection."""
+    gc.collect()
+    gc.disable()
+    try:
+        connection = Connection(broker)
+        channel = connection.channel()
+        queue = Queue("gc-given-up")(channel)
+        queue.declare()
+        channel.basic_consume(queue.name, False, callback=print, consumer_tag="t")
+        references = [weakref.ref(channel), weakref.ref(connection.transport)]
+        getattr(connection, how)()
+        del connection, channel, queue
+        assert [reference() for reference in references] == [None, None]
+    finally:
+        gc.enable()
+
+
 COLLECTED_WHILE_MADE = """
 import gc
 from kombu_rs import Connection, Message, Producer, Queue

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from queue import Empty
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -408,12 +409,47 @@ def test_a_message_that_cannot_be_put_back_is_kept(redis_server, new_proxy, how)
         assert redis_server.command("HEXISTS", "unacked", message.delivery_tag) == 1
         assert redis_server.command("ZSCORE", "unacked_index", message.delivery_tag)
         assert redis_server.command("LLEN", "kept") == 0
+        assert channel._credit()[0] == (0 if how == "requeue" else 1)
         proxy.accept()
-        wait_until(put_back, what="the message in its queue")
+        # What was rejected once need not be rejected again; it may be.
+        again = queue.queue_declare if how == "requeue" else put_back
+        wait_until(lambda: again() and redis_server.command("LLEN", "kept"), what="the message")
+        if how == "requeue":
+            message.requeue()
         assert redis_server.command("HLEN", "unacked") == 0
         again = queue.get(no_ack=True)
         assert (again.payload, again.headers["redelivered"]) == ("x", True)
         assert queue.get(no_ack=True) is None
+
+
+@pytest.mark.parametrize("requeue", [True, False])
+def test_a_rejection_that_fails_does_not_stop_the_consumer(redis_server, new_proxy, requeue):
+    proxy = new_proxy(redis_server.port)
+    got = []
+
+    def handle(body, message):
+        got.append(body)
+        if len(got) > 1:
+            message.ack()
+            return
+        proxy.refuse()
+        proxy.reset()
+        wait_until(lambda: not connection.transport._is_connected(), what="the link to be lost")
+        message.reject_log_error(logger, connection.connection_errors, requeue=requeue)
+        proxy.accept()
+
+    logger = Mock()
+    with Connection(f"redis://127.0.0.1:{proxy.port}/0") as connection:
+        for n in range(2):
+            connection.Producer().publish(n, routing_key="one-by-one")
+        with connection.Consumer(Queue("one-by-one"), callbacks=[handle], prefetch_count=1):
+            expected = [0, 1, 0] if requeue else [0, 1]
+            deadline = time.monotonic() + 30
+            while len(got) < len(expected) and time.monotonic() < deadline:
+                with suppress(*connection.connection_errors):  # a time-out is one of them
+                    connection.drain_events(timeout=1)
+        assert got == expected
+        wait_until(lambda: redis_server.command("HLEN", "unacked") == 0, what="no claims")
 
 
 def test_a_batch_that_fails_says_so_once(redis_server):
@@ -434,6 +470,8 @@ def test_a_batch_that_fails_says_so_once(redis_server):
             batch.flush()
         with pytest.raises(BatchPublishError, match="previous failure"):
             batch.publish(message, routing_key="q")
+        with pytest.raises(BatchPublishError, match="previous failure"):
+            batch.flush()
         batch.close()
         with pytest.raises(RuntimeError, match="closed"):
             batch.publish(message, routing_key="q")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import socket
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 
@@ -429,6 +429,35 @@ def test_message_class_with_its_own_decoding(connection):
         )
         consumer._receive_callback(consumer.queues[0].get())
     assert got[0][0] == "QUIET"
+
+
+def test_acknowledging_up_to_a_tag_that_is_not_known(connection):
+    for n in range(3):
+        publish(connection, n)
+    channel = connection.channel()
+    assert [QUEUE(channel).get().payload for _ in range(3)] == [0, 1, 2]
+    channel.basic_ack("stale", multiple=True)
+    channel.basic_recover(requeue=True)
+    assert sorted(QUEUE(channel).get(no_ack=True).payload for _ in range(3)) == [0, 1, 2]
+
+
+def test_a_consumer_is_cancelled_after_hooks_were_undone():
+    from kombu_rs import Connection
+
+    got = []
+    with Connection("memory://") as connection:
+        channel = connection.channel()
+        channel.queue_declare("own")
+        with patch.object(channel, "_get", side_effect=channel._get):
+            channel.basic_consume("own", True, callback=got.append, consumer_tag="polled")
+            channel.basic_cancel("polled")
+        channel.basic_consume("own", True, callback=got.append, consumer_tag="native")
+        channel.basic_cancel("native")
+        Producer(channel).publish("x", routing_key="own")
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.05)
+        assert got == []
+        assert channel.basic_get("own", no_ack=True).payload == "x"
 
 
 def test_messages_can_be_copied_and_pickled(connection):

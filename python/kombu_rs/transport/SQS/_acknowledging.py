@@ -39,10 +39,7 @@ class Acknowledging(Messages):
                 message is delivered again after the visibility timeout.
         """
         if multiple:
-            self.qos._flush()
-            for tag in list(self.qos._delivered):
-                if tag == delivery_tag:
-                    break
+            for tag in self.qos.tags_before(delivery_tag):
                 self.basic_ack(tag)
         backoff = False
         try:

@@ -211,10 +211,7 @@ class Deliveries(Topology):
     def basic_ack(self, delivery_tag: Any, multiple: bool = False) -> None:
         """Acknowledge a delivery; with ``multiple`` those before it too."""
         if multiple:
-            self.qos._flush()
-            for tag in list(self.qos._delivered):
-                if tag == delivery_tag:
-                    break
+            for tag in self.qos.tags_before(delivery_tag):
                 self.basic_ack(tag)
         self._settle_tag(delivery_tag)
         super().basic_ack(delivery_tag)
