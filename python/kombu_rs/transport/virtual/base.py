@@ -158,6 +158,15 @@ class QoS:
         while self._dirty:
             self._delivered.pop(self._dirty.pop(), None)
 
+    def tags_before(self, delivery_tag: Any) -> list[Any]:
+        """Return the tags of the deliveries before one, the oldest first.
+
+        Of one that is not known (settled, or of a connection that was lost) there are none.
+        """
+        self._flush()
+        tags = list(self._delivered)
+        return tags[: tags.index(delivery_tag)] if delivery_tag in self._delivered else []
+
     def ack(self, delivery_tag: Any) -> None:
         """Note that a message was handled."""
         self._quick_ack(delivery_tag)
@@ -662,10 +671,7 @@ class Channel(AbstractChannel, base.StdChannel):
     def basic_ack(self, delivery_tag: Any, multiple: bool = False) -> None:
         """Acknowledge a delivery; with ``multiple`` those before it too."""
         if multiple:
-            self.qos._flush()
-            for tag in list(self.qos._delivered):
-                if tag == delivery_tag:
-                    break
+            for tag in self.qos.tags_before(delivery_tag):
                 self.qos.ack(tag)
         self.qos.ack(delivery_tag)
 
