@@ -300,6 +300,20 @@ def test_acknowledgement_of_all_before(aws, channel):
     assert aws.size("orders") == 1
 
 
+def test_acknowledgement_does_not_look_through_all_queues(aws, channel, monkeypatch):
+    class Changing(dict):
+        def items(self):
+            raise RuntimeError("dictionary changed size during iteration")
+
+    publish(channel, 1)
+    publish(channel, 2)
+    messages = [get(channel) for _ in range(2)]
+    monkeypatch.setattr(channel._transport, "_queue_cache", Changing(channel._queue_cache))
+    messages[0].ack()
+    messages[1].reject()
+    assert aws.size("orders") == 0
+
+
 def test_without_acknowledgement(aws, channel):
     publish(channel, 1)
     assert get(channel, no_ack=True).payload == 1
@@ -467,6 +481,13 @@ def test_predefined_queues_have_their_own_credentials(aws, connect, predefined):
 def test_predefined_queue_that_cannot_be(connect, settings):
     with pytest.raises(InvalidQueueException, match="Predefined queue 'q'"):
         connect(predefined_queues={"q": settings}).channel()
+
+
+def test_queue_of_a_message_is_known_by_its_url(connect, predefined):
+    channel = connect(predefined_queues=predefined).channel()
+    by_url = {"routing_key": "of a fanout", "sqs_queue": predefined["second"]["url"]}
+    assert channel._queue_of(by_url) == "second"
+    assert channel._queue_of({**by_url, "sqs_queue": "https://elsewhere"}) is None
 
 
 def test_backoff_policy(aws, connect, predefined):

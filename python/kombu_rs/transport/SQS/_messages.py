@@ -162,13 +162,17 @@ class Messages(Queues):
                 logger.warning("Failed to release messages of queue %s: %s", queue_url, exc)
 
     def _queue_of(self, delivery_info: dict[str, Any]) -> str | None:
-        """Return the name, in AWS, of the queue that a message came from; None if not known."""
+        """Return the name, in AWS, of the predefined queue that a message came from; None: of none.
+
+        Other queues have nothing of their own that depends on the name.
+        """
         routing_key = delivery_info.get("routing_key")
         if routing_key is None or routing_key in self.predefined_queues:
             return routing_key
         url = delivery_info.get("sqs_queue")
-        for name, known in self._queue_cache.items():
-            if known == url:
+        # Not in the cache of all URLs: it is large, and changes while other threads settle.
+        for name, settings in self.predefined_queues.items():
+            if settings["url"] == url:
                 return name
         return None
 
