@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from queue import Empty
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 from sqlalchemy.dialects import mssql, mysql, postgresql
@@ -163,6 +163,17 @@ class TestBothEngines:
             assert isinstance(channel, sqlalchemy.Channel)
             assert [str(row.queue) for row in channel._query_all("q")] == ["<Queue(q)>"]
             assert channel.queue_cls.__table__.name == "kombu_queue"
+
+    @pytest.mark.parametrize("arguments", ["", FORCED], ids=["native", "sqlalchemy"])
+    def test_the_session_is_closed_when_closing_fails(self, file, arguments, monkeypatch):
+        with Connection(f"sqla+sqlite:///{file}{arguments}") as connection:
+            channel = connection.channel()
+            assert channel.session is not None
+            with monkeypatch.context() as patched:
+                patched.setattr(channel.qos, "restore_unacked_once", Mock(side_effect=OSError))
+                with pytest.raises(OSError):
+                    channel.close()
+            assert channel._session is None
 
 
 class TestChannel:

@@ -284,9 +284,11 @@ class Channel(virtual.Channel):
         return self._in_transaction(purge)
 
     def close(self) -> None:
-        """Close the channel and give the session's connection back."""
-        super().close()
-        self._close_session()
+        """Close the channel and give the session's connection back, also when closing fails."""
+        try:
+            super().close()
+        finally:
+            self._close_session()
 
     def _close_session(self) -> None:
         session, self._session = self._session, None

@@ -22,9 +22,11 @@ class SQLiteChannel(native_virtual.Channel, Channel):  # type: ignore[misc, over
         native_virtual.Channel.__init__(self, connection, **kwargs)
 
     def close(self) -> None:
-        """Close the channel."""
-        native_virtual.Channel.close(self)
-        self._close_session()
+        """Close the channel, and the session also when that fails."""
+        try:
+            native_virtual.Channel.close(self)
+        finally:
+            self._close_session()
 
 
 class SQLiteTransport(native_virtual.Transport, Transport):  # type: ignore[misc]
