@@ -293,6 +293,7 @@ def test_delivers_what_was_asked_for_before_there_was_a_loop(aws):
         hub.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_child_has_nothing_of_its_parents_requests(aws):
     with worker(on_message=ack) as w:
         w.turn_until(lambda: aws.waiting)
