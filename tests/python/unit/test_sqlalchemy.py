@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
 from queue import Empty
 from unittest.mock import Mock, patch
 
@@ -285,6 +286,87 @@ class TestChannel:
         url = f"sqla+sqlite:///{file}{FORCED}"
         subprocess.run([sys.executable, "-c", FORK, url], check=True, timeout=60)
 
+    def test_a_fork_while_another_thread_makes_tables(self, file):
+        url = f"sqla+sqlite:///{file}{FORCED}"
+        subprocess.run([sys.executable, "-c", LOCKED, url], check=True, timeout=60)
+
+
+class TestMakingTables:
+    def test_a_database_that_does_not_answer_keeps_no_other_waiting(self, tmp_path, monkeypatch):
+        create_all, asked, answer = metadata.create_all, threading.Event(), threading.Event()
+
+        def stuck(engine, **kwargs):
+            if engine.url.database.endswith("stuck.sqlite"):
+                asked.set()
+                assert answer.wait(30)
+            create_all(engine, **kwargs)
+
+        monkeypatch.setattr(metadata, "create_all", stuck)
+        with (
+            Connection(f"sqla+sqlite:///{tmp_path}/stuck.sqlite{FORCED}") as one,
+            Connection(f"sqla+sqlite:///{tmp_path}/other.sqlite{FORCED}") as other,
+        ):
+            channels = [one.channel(), other.channel()]
+            threads = [
+                threading.Thread(target=channel._new_queue, args=("q",)) for channel in channels
+            ]
+            try:
+                threads[0].start()
+                assert asked.wait(10)
+                threads[1].start()
+                threads[1].join(10)
+                assert not threads[1].is_alive()
+                assert threads[0].is_alive()
+            finally:
+                answer.set()
+                threads[0].join(10)
+
+    def test_a_server_is_asked_once(self, monkeypatch):
+        class Engine:
+            dialect = postgresql.dialect()
+
+        made = []
+        session = Mock()
+        opened = (Engine(), lambda: session)
+        monkeypatch.setattr(sqlalchemy.Channel, "_open", lambda self: opened)
+        monkeypatch.setattr(
+            metadata,
+            "create_all",
+            lambda engine, tables: made.append([table.name for table in tables]),
+        )
+        options = {"queue_tablename": "third_queue", "message_tablename": "third_message"}
+        with (
+            Connection("sqla+postgresql://host/db") as connection,
+            Connection("sqla+postgresql://host/db", transport_options=options) as other,
+        ):
+            monkeypatch.setattr(type(connection.transport), "establish_connection", Mock())
+            channels = [
+                sqlalchemy.Channel(each.transport) for each in (connection, connection, other)
+            ]
+            assert {channel.session for channel in channels} == {session}
+            assert made == [["kombu_queue", "kombu_message"], ["third_queue", "third_message"]]
+            session.commit.side_effect = OperationalError("SELECT", {}, Exception("no such table"))
+            with pytest.raises(OperationalError):
+                channels[0]._in_transaction(lambda session: None)
+            assert sqlalchemy.Channel(connection.transport).session is session
+            assert made[2:] == [["kombu_queue", "kombu_message"]]
+
+    def test_each_thread_has_its_own_database_in_memory(self):
+        sizes = []
+
+        def use(connection, body):
+            channel = connection.channel()
+            channel._put("q", body)
+            sizes.append(channel._size("q"))
+            channel.close()
+
+        with Connection("sqla+sqlite://") as connection:
+            for body in ("a", "b"):
+                thread = threading.Thread(target=use, args=(connection, body))
+                thread.start()
+                thread.join(30)
+        assert sizes == [1, 1]
+
 
 #: Forks between two uses of a session. In a process of its own: other tests load packages that
 #: complain about forks.
@@ -313,6 +395,38 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
 assert driver() is before
 assert [channel._get("q"), channel._get("q")] == ["parent", "child"]
+"""
+
+
+#: Forks while another thread holds the locks of the making of tables.
+LOCKED = """
+import os, signal, sys, threading
+from kombu_rs import Connection
+from kombu_rs.transport.sqlalchemy import engines, models
+
+engine, _ = Connection(sys.argv[1]).channel()._open()
+held, over = threading.Event(), threading.Event()
+
+def hold():
+    with engines.tables_of(engine).lock:
+        with models._making:
+            held.set()
+            over.wait(0.3)  # who forks waits for it
+        over.wait(30)
+
+threading.Thread(target=hold).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    try:
+        channel = Connection(sys.argv[1]).channel()
+        channel._put("q", "child")
+        os._exit(10 + channel._size("q"))
+    finally:
+        os._exit(1)
+over.set()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
 """
 
 

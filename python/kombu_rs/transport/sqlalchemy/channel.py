@@ -65,6 +65,8 @@ class Channel(virtual.Channel):
     _session: Any = None
     # Which process opened the session.
     _session_pid = 0
+    # What is known of the tables in the session's database.
+    _tables: engines.Tables | None = None
 
     #: Names of the tables.
     queue_tablename: str
@@ -128,7 +130,10 @@ class Channel(virtual.Channel):
 
     @property
     def session(self) -> Any:
-        """The session; the tables are made when they are missing."""
+        """The session; the tables are made when they are missing.
+
+        On a server they are looked for once in a process, and again after an error.
+        """
         if self._session is None or self._session_pid != os.getpid():
             if self._session is not None:
                 engines.set_aside(self._session)
@@ -142,13 +147,23 @@ class Channel(virtual.Channel):
 
         from .models import metadata
 
+        names = (self.queue_tablename, self.message_tablename)
         tables = [cls.__table__ for cls in self._classes]
-        with engines.mutex:
+        known = self._tables = engines.tables_of(engine)
+        if names in known.made:
+            return
+        # Of this engine alone: a server that does not answer keeps nobody else waiting.
+        with known.lock:
+            if names in known.made:
+                return
             try:
                 metadata.create_all(engine, tables=tables)
             except DatabaseError:
                 # Another process may have been making them.
                 metadata.create_all(engine, tables=tables)
+            # Not of SQLite: a file may be deleted, and a database in memory is one thread's.
+            if engine.dialect.name != "sqlite":
+                known.made.add(names)
 
     def _in_transaction(self, work: Callable[[Any], T]) -> T:
         """Return ``work(session)``, committed; what failed is undone.
@@ -167,6 +182,9 @@ class Channel(virtual.Channel):
                 tried += 1
                 again = tried < _CONFLICTS and isinstance(exc, Exception) and _is_conflict(exc)
                 if not again:
+                    if self._tables is not None:
+                        # Somebody may have dropped the tables.
+                        self._tables.made.clear()
                     raise
 
     # What virtual channels are made of

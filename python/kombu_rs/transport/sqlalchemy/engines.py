@@ -5,14 +5,28 @@ from __future__ import annotations
 import os
 import threading
 from typing import Any
+from weakref import WeakKeyDictionary
 
-__all__ = ("engine_key", "known", "require_sqlalchemy", "set_aside")
+__all__ = ("Tables", "engine_key", "known", "require_sqlalchemy", "set_aside", "tables_of")
 
-#: Guards the engines, and the making of tables.
+#: Guards the engines; never held while a database is asked.
 mutex = threading.RLock()
 
 #: Engines and their session factories, by :func:`engine_key`.
 known: dict[Any, tuple[Any, Any]] = {}
+
+
+class Tables:
+    """What this process knows of the tables in an engine's database."""
+
+    def __init__(self) -> None:
+        #: Held while tables are made.
+        self.lock = threading.RLock()
+        #: Names of the pairs of tables that are there.
+        self.made: set[tuple[str, str]] = set()
+
+
+_tables: WeakKeyDictionary[Any, Tables] = WeakKeyDictionary()
 
 # What a forked child has of its parent's connections. It is kept: nothing in it may be closed
 # politely, which would end the parent's sessions.
@@ -57,6 +71,12 @@ def _hashable(value: Any) -> Any:
     return value
 
 
+def tables_of(engine: Any) -> Tables:
+    """Return what is known of the tables in an engine's database."""
+    with mutex:
+        return _tables.setdefault(engine, Tables())
+
+
 def set_aside(session: Any) -> None:
     """Keep a session that was inherited from the parent process from being closed."""
     _inherited.append(session)
@@ -65,10 +85,14 @@ def set_aside(session: Any) -> None:
 def _after_fork_in_child() -> None:
     """Leave the parent's connections to the parent."""
     global mutex
-    mutex = threading.RLock()  # a thread that is not here may have held it
+    # Threads that are not here may have held them.
+    mutex = threading.RLock()
+    for tables in list(_tables.values()):
+        tables.lock = threading.RLock()
     for engine, _ in known.values():
         _inherited.append(engine.pool)
         engine.dispose(close=False)
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

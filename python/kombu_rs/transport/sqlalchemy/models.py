@@ -12,6 +12,7 @@ of them for tables of given names.
 from __future__ import annotations
 
 import datetime
+import os
 import threading
 from typing import Any
 
@@ -144,7 +145,8 @@ class Message:
 
 
 _made: dict[tuple[str, str], tuple[Any, Any]] = {}
-_making = threading.Lock()
+# Held by who forks, too: a child finds no pair of classes half made.
+_making = threading.RLock()
 
 
 def mapped_classes(queue_table: str, message_table: str) -> tuple[Any, Any]:
@@ -186,3 +188,16 @@ def _make(queue_table: str, message_table: str) -> tuple[Any, Any]:
         {"__tablename__": message_table, "__doc__": Message.__doc__, **shared},
     )
     return queue_cls, queue_cls._message_cls
+
+
+def _after_fork_in_child() -> None:
+    global _making
+    _making = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _making.acquire(),
+        after_in_parent=lambda: _making.release(),
+        after_in_child=_after_fork_in_child,
+    )
