@@ -14,14 +14,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The link to the broker failed or could not be made; a reconnect may help
-    /// (`kombu.exceptions.OperationalError`, in `connection_errors`).
+    /// (`kombu_rs.exceptions.BrokerConnectionError`, in `connection_errors`).
     Connection,
     /// The broker refused an operation on one channel; the link itself is fine
     /// (`kombu.exceptions.ChannelError`, in `channel_errors`).
     Channel,
     /// A deadline passed (`socket.timeout`, that is `TimeoutError`).
     Timeout,
-    /// Credentials or permissions were refused (`kombu.exceptions.OperationalError`, not worth retrying).
+    /// Credentials or permissions were refused (`kombu_rs.exceptions.BrokerConnectionError`, not worth retrying).
     Auth,
     /// A value given by the user is wrong: URL, option, argument (`ValueError`).
     Invalid,

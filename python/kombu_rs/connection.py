@@ -134,7 +134,7 @@ class Connection(_native.Connection, Retrying):
         alt = list(alternates or [])
         # Given as they are on a failover, and when nothing else says otherwise.
         self._initial_params: dict[str, Any] = {
-            "hostname": "localhost",
+            "hostname": hostname if hostname is None else "localhost",
             "userid": userid,
             "password": password,
             "virtual_host": virtual_host,

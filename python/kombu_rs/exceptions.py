@@ -19,6 +19,7 @@ __all__ = (
     "reraise",
     "KombuError",
     "OperationalError",
+    "BrokerConnectionError",
     "BatchPublishError",
     "NotBoundError",
     "MessageStateError",
@@ -52,6 +53,15 @@ class KombuError(Exception):
 
 class OperationalError(KombuError):
     """The broker cannot be reached or was lost; trying again later may succeed."""
+
+
+class BrokerConnectionError(OperationalError):
+    """The link to the broker broke or could not be made: one of a native transport's
+    ``connection_errors``.
+
+    Whoever has tried for as long as was wanted raises :exc:`OperationalError` itself, which is
+    none of them: nobody goes on trying then.
+    """
 
 
 class BatchPublishError(KombuError):

@@ -9,7 +9,7 @@ use pyo3::exceptions::{
 use pyo3::prelude::*;
 
 mod classes {
-    pyo3::import_exception!(kombu_rs.exceptions, OperationalError);
+    pyo3::import_exception!(kombu_rs.exceptions, BrokerConnectionError);
     pyo3::import_exception!(kombu_rs.exceptions, DecodeError);
     pyo3::import_exception!(kombu_rs.exceptions, EncodeError);
     pyo3::import_exception!(kombu_rs.exceptions, ConnectionLimitExceeded);
@@ -23,7 +23,7 @@ pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
         return error;
     }
     match error.kind() {
-        ErrorKind::Connection | ErrorKind::Auth => classes::OperationalError::new_err(text),
+        ErrorKind::Connection | ErrorKind::Auth => classes::BrokerConnectionError::new_err(text),
         ErrorKind::Limit => classes::ConnectionLimitExceeded::new_err(text),
         ErrorKind::Timeout => PyTimeoutError::new_err(text),
         ErrorKind::Invalid => PyValueError::new_err(text),

@@ -24,6 +24,8 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "filesystem": f"{__name__}.filesystem:Transport",
     "gcpubsub": f"{__name__}.gcpubsub:Transport",
     "memory": f"{__name__}.memory:Transport",
+    # As in an installed Kombu that uses our transport: kombu-rs+redis://host/0.
+    "kombu-rs": f"{__name__}.native:Transport",
     "pyro": f"{__name__}.pyro:Transport",
     "redis": f"{__name__}.redis:Transport",
     "rediss": f"{__name__}.redis:Transport",

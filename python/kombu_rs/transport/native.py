@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 from .. import _native
 from ..exceptions import (
+    BrokerConnectionError,
     ChannelError,
     ConnectionError,
     ConnectionLimitExceeded,
-    OperationalError,
 )
 from ..message import Message
 from ..utils.url import maybe_sanitize_url
@@ -180,7 +180,7 @@ class Transport(_native.Transport, Replaceable, base.Transport):  # type: ignore
 
     connection_errors = (
         ConnectionError,
-        OperationalError,
+        BrokerConnectionError,
         ConnectionLimitExceeded,
         OSError,
         EOFError,
@@ -252,14 +252,14 @@ class Transport(_native.Transport, Replaceable, base.Transport):  # type: ignore
         """Connect within the connection's ``connect_timeout``.
 
         Raises:
-            OperationalError: the broker is not there, or refused us.
+            BrokerConnectionError: the broker is not there, or refused us.
         """
         timeout = getattr(self.client, "connect_timeout", None)
         try:
             self._connect(timeout or None)
         except TimeoutError:
             where = maybe_sanitize_url(self._url(self.client))
-            raise OperationalError(f"cannot connect to {where} within {timeout} s") from None
+            raise BrokerConnectionError(f"cannot connect to {where} within {timeout} s") from None
         return self
 
     def close_connection(self, connection: Any) -> None:

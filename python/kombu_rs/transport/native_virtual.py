@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Any
 
 from .. import _native
+from ..exceptions import RecoverableConnectionError
 from ..utils.uuid import uuid
 from . import native, virtual
 from .virtual.exchange import STANDARD_EXCHANGE_TYPES, ExchangeType
@@ -399,6 +400,8 @@ class Channel(native.Channel, virtual.Channel):  # type: ignore[misc, override]
         **kwargs: Any,
     ) -> str:
         """Consume from a queue: ``callback(message)`` is called for each message."""
+        if self.connection is None:
+            raise RecoverableConnectionError("the channel is closed")
         if self._has_own(CONSUMING):
             consumer_tag = consumer_tag or uuid()
             self._be_polled()

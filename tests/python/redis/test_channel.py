@@ -245,7 +245,7 @@ def test_without_redis_py(redis_server):
         import sys
         sys.modules["redis"] = None  # importing it fails
         from kombu_rs import Connection
-        from kombu_rs.exceptions import OperationalError
+        from kombu_rs.exceptions import BrokerConnectionError, OperationalError
         from kombu_rs.transport import redis
         with Connection("{redis_server.url()}") as connection:
             with connection.SimpleQueue("plain") as queue:
@@ -262,7 +262,7 @@ def test_without_redis_py(redis_server):
         try:
             Connection("redis://127.0.0.1:1").connect()
         except OperationalError as error:
-            assert type(error) is OperationalError
+            assert type(error) is BrokerConnectionError
         """
     )
     ran = subprocess.run(

@@ -11,6 +11,7 @@ import pytest
 
 from kombu_rs import Connection
 from kombu_rs.exceptions import ConnectionError, OperationalError
+from kombu_rs.mixins import ConsumerMixin
 from kombu_rs.transport import TRANSPORT_ALIASES, _available, resolve_transport
 from kombu_rs.transport.unavailable import TransportNotAvailable
 from kombu_rs.transport.virtual import Transport as VirtualTransport
@@ -303,3 +304,36 @@ def test_a_broker_that_is_not_there_is_not_asked_again_by_ensure(refusing):
             {}, routing_key="q", retry=True, retry_policy={"max_retries": 50, "interval_start": 0}
         )
     assert monotonic() - started < 2
+
+
+@pytest.mark.parametrize("name", sorted(set(_available()) - {"librabbitmq"}))
+def test_copies_are_like_the_original(name):
+    """None of a clone's settings is made up: SQS without a host is Amazon's."""
+    connection = Connection(f"{name}://u:p@" if "sqs" in name.lower() else f"{name}://h")
+    settings = dict(connection._info(resolve=False))
+    for other in (
+        connection.clone(),
+        copy.copy(connection),
+        pickle.loads(pickle.dumps(connection)),
+    ):
+        assert dict(other._info(resolve=False)) == settings
+
+
+def test_who_gives_up_connecting_does_not_begin_again():
+    """The error is none of the transport's: what runs again after those must end."""
+
+    class Worker(ConsumerMixin):
+        connect_max_retries = 1
+
+        def __init__(self, connection):
+            self.connection = connection
+
+        def get_consumers(self, consumer, channel):
+            return []
+
+    connection = Connection("redis://127.0.0.1:1", transport_options={"interval_start": 0})
+    with pytest.raises(OperationalError) as raised:
+        Worker(connection).run()
+    assert not isinstance(raised.value, connection.connection_errors)
+    with pytest.raises(connection.connection_errors):
+        connection.connect()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kombu_rs import Connection, Exchange, Producer, Queue
-from kombu_rs.exceptions import ChannelError
+from kombu_rs.exceptions import ChannelError, RecoverableConnectionError
 from kombu_rs.transport.redis import get_redis_error_classes
 
 
@@ -61,3 +61,18 @@ def test_a_memory_channel_may_have_queues_of_its_own():
 def test_what_is_no_transport(wrong):
     with pytest.raises(TypeError, match="'module:Class' or a class, got"):
         Connection("localhost", transport=wrong).connect()
+
+
+def test_our_prefix_is_known_to_us_too():
+    with Connection("kombu-rs+memory://") as connection, connection.SimpleQueue("own") as queue:
+        queue.put("x")
+        assert queue.get(timeout=1).payload == "x"
+
+
+def test_closed_channels_do_not_consume():
+    with Connection("memory://") as connection:
+        channel = connection.channel()
+        consumer = connection.Consumer(Queue("closed", channel=channel), channel=channel)
+        channel.close()
+        with pytest.raises(RecoverableConnectionError, match="closed"):
+            consumer.consume()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ...exceptions import ChannelError, ConnectionError, InconsistencyError, OperationalError
+from ...exceptions import BrokerConnectionError, ChannelError, ConnectionError, InconsistencyError
 from .. import native
 
 __all__ = ("error_class", "error_classes_t", "get_redis_ConnectionError", "get_redis_error_classes")
@@ -25,8 +25,8 @@ class error_classes_t(NamedTuple):
 
 # By what the core calls the error: our name, our class, and the name of redis-py's.
 _KINDS: dict[str, tuple[str, type[Exception], str]] = {
-    "connection": ("RedisConnectionError", OperationalError, "ConnectionError"),
-    "auth": ("RedisAuthenticationError", OperationalError, "AuthenticationError"),
+    "connection": ("RedisConnectionError", BrokerConnectionError, "ConnectionError"),
+    "auth": ("RedisAuthenticationError", BrokerConnectionError, "AuthenticationError"),
     "channel": ("RedisResponseError", ChannelError, "ResponseError"),
 }
 
