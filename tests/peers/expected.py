@@ -17,6 +17,9 @@ import pytest
 
 #: Names the list that the plugin reads.
 LIST_VARIABLE = "KOMBU_RS_PEERS_EXPECTED"
+#: How many tests of a whole suite have to pass: one that is not collected, or skipped for want of
+#: a library, would not be missed otherwise. Not set when a part of a suite is run.
+FLOOR_VARIABLE = "KOMBU_RS_PEERS_FLOOR"
 
 
 class Expected(NamedTuple):
@@ -89,7 +92,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 line = prefix
         if line is not None:
             item.add_marker(pytest.mark.xfail(reason=line.reason, strict=True))
-    if os.environ.get("KOMBU_RS_PEERS_WHOLE"):
+    if FLOOR_VARIABLE in os.environ:
         unused = list(_unused(lines, [item.nodeid for item in items]))
         if unused:
             raise pytest.UsageError(f"listed, but no test of the suite: {', '.join(unused)}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run of a whole suite in which fewer tests passed than have to."""
+    floor = int(os.environ.get(FLOOR_VARIABLE, 0))
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    passed = len(reporter.stats.get("passed", ())) if reporter is not None else 0
+    if passed < floor:
+        reporter.write_line(f"{passed} tests passed, at least {floor} have to", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
