@@ -206,6 +206,25 @@ impl Producer {
     }
 }
 
+/// Whether `retry_policy` is what `Connection.ensure` takes; otherwise the generic path says what is
+/// wrong with it.
+fn is_retry_policy(policy: &Bound<'_, PyAny>) -> bool {
+    const KNOWN: [&str; 7] = [
+        "max_retries",
+        "interval_start",
+        "interval_step",
+        "interval_max",
+        "errback",
+        "on_revive",
+        "retry_errors",
+    ];
+    let known = |name: &Bound<'_, PyAny>| {
+        name.cast::<PyString>().is_ok_and(|name| KNOWN.iter().any(|known| name == known))
+    };
+    policy.is_none()
+        || policy.cast::<PyDict>().is_ok_and(|policy| policy.iter().all(|(name, _)| known(&name)))
+}
+
 #[pymethods]
 impl Producer {
     #[new]
@@ -285,7 +304,8 @@ impl Producer {
             && compression.is_none_or(|compression| !compression.is_truthy().unwrap_or(true))
             && expiration.is_none()
             && timeout.is_none()
-            && confirm_timeout.is_none();
+            && confirm_timeout.is_none()
+            && (!retry || retry_policy.is_none_or(is_retry_policy));
         let plain_reply = |properties: &Bound<'py, PyDict>| -> PyResult<bool> {
             let reply_to = properties.get_item(intern!(py, "reply_to"))?;
             Ok(reply_to.is_none_or(|queue| queue.is_none() || queue.is_instance_of::<PyString>()))

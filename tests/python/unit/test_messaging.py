@@ -460,6 +460,17 @@ def test_a_consumer_is_cancelled_after_hooks_were_undone():
         assert channel.basic_get("own", no_ack=True).payload == "x"
 
 
+@pytest.mark.parametrize("policy", [{"max_retires": 2}, 5])
+def test_retry_policies_are_checked_before_they_are_needed(connection, policy):
+    publish(connection, 1)  # what is declared here is not declared again below
+    with pytest.raises(TypeError):
+        publish(connection, 2, retry=True, retry_policy=policy)
+    publish(connection, 3, retry=True, retry_policy={"max_retries": 2, "interval_start": 0})
+    publish(connection, 4, retry=False, retry_policy=None)
+    queue = QUEUE(connection.default_channel)
+    assert [queue.get(no_ack=True).payload for _ in range(3)] == [1, 3, 4]
+
+
 def test_messages_can_be_copied_and_pickled(connection):
     publish(connection, {"n": 1}, headers={"h": 1}, priority=3)
     message = QUEUE(connection.default_channel).get()
