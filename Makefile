@@ -109,6 +109,10 @@ PYTEST_ARGS ?=
 test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Run the Python tests; PYTEST_ARGS is passed on
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: soak
+soak: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Run the faults under load in their long form (an hour); PYTEST_ARGS is passed on
+	$(VENV)/bin/python -m pytest tests/python/faults --faults --soak --timeout 3600 -s $(PYTEST_ARGS)
+
 # --- suites of others -----------------------------------------------------------------------------------
 
 PEERS := kombu-unit kombu-redis kombu-amqp celery-unit

@@ -33,6 +33,16 @@ class _Lane:
 class _Pair:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
+    #: The ends for which bytes were swallowed: nothing comes to them any more, and nobody is told.
+    lost: set[asyncio.StreamWriter] = field(default_factory=set)
+    #: The ends that were told that nothing more comes.
+    shut: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    def shut_down(self, end: asyncio.StreamWriter) -> None:
+        """Sends FIN to an end, once; what would come after it is dropped."""
+        if end not in self.shut and end.can_write_eof():
+            end.write_eof()
+        self.shut.add(end)
 
     def ends(self) -> tuple[asyncio.StreamWriter, asyncio.StreamWriter]:
         return self.client, self.server
@@ -99,8 +109,18 @@ class FaultProxy:
         self._call(self._listen())
 
     def blackhole(self, direction: Direction = "both") -> None:
-        """Swallows all bytes of a direction, on old and new connections; nobody is told."""
+        """Swallows all bytes of a direction, on old and new connections; nobody is told.
+
+        A direction that has lost bytes stays dead after `heal`: a stream has no holes.
+        """
         self._each(direction, swallow=True)
+
+    def half_open(self) -> None:
+        """Swallows what is sent on the open connections from now on; new ones work at once.
+
+        As when the peer's machine was replaced, or a gateway forgot the connections.
+        """
+        self._call(self._abandon())
 
     def hold(self, direction: Direction = "both") -> None:
         """Stops reading a direction: buffers fill up, nothing is lost."""
@@ -189,12 +209,16 @@ class FaultProxy:
                     raw.shutdown(socket.SHUT_RDWR)
             end.transport.abort()
 
+    async def _abandon(self) -> None:
+        for pair in self._pairs:
+            pair.lost.update(pair.ends())
+
     async def _half_close(self, direction: Direction) -> None:
         for pair in self._pairs:
             if direction in ("up", "both"):
-                pair.server.write_eof()
+                pair.shut_down(pair.server)
             if direction in ("down", "both"):
-                pair.client.write_eof()
+                pair.shut_down(pair.client)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -231,12 +255,14 @@ class FaultProxy:
                 data = await reader.read(_CHUNK)
                 await lane.open.wait()
                 if not data:
-                    if not lane.swallow and writer.can_write_eof():
-                        writer.write_eof()
+                    if not lane.swallow and writer not in pair.lost:
+                        pair.shut_down(writer)
                     return
                 if lane.delay:
                     await asyncio.sleep(lane.delay)
                 if lane.swallow:
+                    pair.lost.add(writer)
+                if writer in pair.lost or writer in pair.shut:
                     continue
                 if lane.budget is not None:
                     data = data[: lane.budget]

@@ -141,6 +141,9 @@ def test_proxy_swallows_holds_and_delays(
         client.command("SET", "swallowed", "1")
     assert redis_server.command("GET", "swallowed") == b"1"
     proxy.heal()
+    client._socket.sendall(b"*1\r\n$4\r\nPING\r\n")
+    with pytest.raises(TimeoutError):
+        client._socket.recv(1)  # a stream that has lost bytes stays dead
     client = connect(proxy.port, timeout=0.2)
     proxy.hold("up")
     with pytest.raises(TimeoutError):
@@ -166,6 +169,19 @@ def test_proxy_cuts_in_the_middle_of_a_command(
     assert redis_server.command("GET", "key") is None
 
 
+def test_proxy_leaves_connections_half_open(
+    redis_server: RedisServer, new_proxy: Callable[[int], FaultProxy], connect: Connect
+) -> None:
+    proxy = new_proxy(redis_server.port)
+    old = connect(proxy.port, timeout=0.2)
+    assert old.command("PING") == b"PONG"
+    proxy.half_open()
+    with pytest.raises(TimeoutError):
+        old.command("SET", "swallowed", "1")
+    assert connect(proxy.port).command("PING") == b"PONG"
+    assert redis_server.command("GET", "swallowed") is None
+
+
 def test_proxy_half_closes(
     redis_server: RedisServer, new_proxy: Callable[[int], FaultProxy], connect: Connect
 ) -> None:
@@ -176,3 +192,6 @@ def test_proxy_half_closes(
         assert client.recv(1) == b""
         client.sendall(b"*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$1\r\n1\r\n")
         wait_until(lambda: redis_server.command("GET", "half") == b"1", what="the command")
+        client.sendall(b"*1\r\n$4\r\nPING\r\n")  # what is answered is dropped
+        client.sendall(b"*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$1\r\n2\r\n")
+        wait_until(lambda: redis_server.command("GET", "half") == b"2", what="another command")

@@ -1,0 +1,223 @@
+"""Every way to lose a link: consuming goes on by itself, publishing never hangs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from servers.process import ServerFailed
+from servers.proxy import FaultProxy
+from servers.redis import RedisServer
+
+from .conftest import Report
+from .fleet import Fleet, Program
+from .probe import Probe
+
+#: How soon a consumer must have messages again.
+PROMISE = 5.0
+#: Seconds that an answer, and a connection, may take for the programs here.
+PATIENCE = 1.0
+#: Seconds that a publish may take altogether where it is told so. With the slack it is less than
+#: any outage here.
+LIMIT = 0.5
+#: How late a publish may fail on a busy machine.
+SLACK = 2.0
+
+
+@dataclass
+class Scene:
+    """What a fault works on."""
+
+    server: RedisServer
+    proxy: FaultProxy
+    consumer: Program
+    publisher: Program
+    probe: Probe
+    soak: bool
+
+    def links(self) -> list[str]:
+        """The ids of the consumer's connections, by its client name."""
+        lines = self.server.command("CLIENT", "LIST").decode().splitlines()
+        clients = [dict(part.split("=", 1) for part in line.split(" ")) for line in lines]
+        return [client["id"] for client in clients if client["name"] == "watched"]
+
+    def outage(self, seconds: float, long: float) -> None:
+        """Let it last."""
+        time.sleep(long if self.soak else seconds)
+
+
+def cut(scene: Scene) -> None:
+    scene.proxy.cut()
+
+
+def reset(scene: Scene) -> None:
+    scene.proxy.reset()
+
+
+def half_close_by_the_server(scene: Scene) -> None:
+    scene.proxy.half_close("down")
+
+
+def half_close_by_the_client(scene: Scene) -> None:
+    scene.proxy.half_close("up")
+
+
+def refuse(scene: Scene) -> None:
+    scene.proxy.refuse()
+    scene.proxy.reset()
+    scene.outage(4, 14)
+    scene.proxy.heal()
+
+
+def blackhole(scene: Scene) -> None:
+    scene.proxy.blackhole()
+    scene.outage(3, 30)
+    scene.proxy.heal()
+
+
+def hold(scene: Scene) -> None:
+    scene.proxy.hold()
+    scene.outage(3, 30)
+    scene.proxy.heal()
+
+
+def stop_the_server(scene: Scene) -> None:
+    scene.server.pause()
+    scene.outage(3, 30)
+    scene.server.resume()
+
+
+def kill_the_server(scene: Scene) -> None:
+    scene.server.kill()
+    scene.outage(0.5, 20)
+    scene.server.start()
+
+
+FAULTS = [
+    cut,
+    reset,
+    half_close_by_the_server,
+    half_close_by_the_client,
+    refuse,
+    blackhole,
+    hold,
+    stop_the_server,
+    kill_the_server,
+]
+
+Fault = Callable[[Scene], None]
+
+
+def name_of(fault: Fault) -> str:
+    """How pytest calls it."""
+    return fault.__name__
+
+
+@pytest.fixture
+def scene(
+    new_redis: Callable[..., RedisServer],
+    new_proxy: Callable[[int], FaultProxy],
+    fleet: Fleet,
+    soak: bool,
+) -> Scene:
+    """A consumer and a publisher that reach their server through a proxy."""
+    server = new_redis(appendonly=True, config={"appendfsync": "always"})
+    proxy = new_proxy(server.port)
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    short = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+    # The outages are short here; in the long run consumers have their defaults.
+    options = {"client_name": "watched"} | ({} if soak else short)
+    consumer = fleet.start(
+        "consume", url=url, queues=["links"], fanout="links.fanout", options=options
+    )
+    publisher = fleet.start(
+        "publish",
+        url=url,
+        queues=["other"],
+        options=short,
+        connection={"connect_timeout": PATIENCE},
+        pause=0.02,
+        high_water=0,
+    )
+    scene = Scene(server, proxy, consumer, publisher, Probe(server, consumer), soak)
+    consumer.wait_for("ready")
+    assert len(scene.probe.wait_received(30)) == 2
+    publisher.wait_for("ok")
+    return scene
+
+
+def longest_publish(publisher: Program, since: float) -> float:
+    """How long a publish took at most, in seconds, whether it succeeded or not."""
+    events = publisher.events("ok", "failed")
+    return max(float(event.words[1]) for event in events if event.at >= since)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=name_of)
+def test_a_fault(fault: Fault, scene: Scene, report: Report) -> None:
+    """Messages come again within five seconds, and no publish takes longer than it may."""
+    begin = time.monotonic()
+    fault(scene)
+    healed = time.monotonic()
+    again = scene.probe.wait_received(60)
+    report(consumed_again=again)
+    published = scene.publisher.wait_for("ok", 60, since=healed)
+    longest = longest_publish(scene.publisher, begin)
+    report(published_again=published.at - healed, longest_publish=longest)
+    assert set(again) == {"direct", "fanned"}
+    assert max(again.values()) < PROMISE
+    assert longest <= 2 * PATIENCE + SLACK  # to connect, and to have an answer
+    scene.consumer.check()
+    scene.publisher.check()
+
+
+def test_kills_of_each_link(scene: Scene, report: Report) -> None:
+    """CLIENT KILL of each connection, and of all: messages come again within five seconds."""
+    for number, link in enumerate(scene.links()):
+        scene.server.command("CLIENT", "KILL", "ID", link)
+        again = scene.probe.wait_received(60)
+        report(**{f"link_{number}": again})
+        assert set(again) == {"direct", "fanned"}
+        assert max(again.values()) < PROMISE
+    scene.server.drop_clients()
+    again = scene.probe.wait_received(60)
+    report(all_links=again)
+    assert set(again) == {"direct", "fanned"}
+    assert max(again.values()) < PROMISE
+
+
+def test_a_half_open_link(scene: Scene, report: Report) -> None:
+    """A peer that is gone without a word is found out when an answer is overdue."""
+    scene.proxy.half_open()
+    again = scene.probe.wait_received(60)
+    report(consumed_again=again)
+    assert set(again) == {"direct", "fanned"}
+    patience = 15 if scene.soak else PATIENCE
+    assert max(again.values()) < patience + PROMISE
+
+
+@pytest.mark.parametrize("fault", [refuse, blackhole, stop_the_server], ids=name_of)
+def test_the_timeout_of_a_publish(fault: Fault, scene: Scene, fleet: Fleet, report: Report) -> None:
+    """`timeout` bounds a publish, connecting included, with default transport options."""
+    publisher = fleet.start(
+        "publish",
+        url=scene.publisher.spec["url"],
+        queues=["other"],
+        timeout=LIMIT,
+        pause=0.02,
+        high_water=0,
+    )
+    publisher.wait_for("ok")
+    begin = time.monotonic()
+    fault(scene)
+    again = time.monotonic()
+    try:
+        publisher.wait_for("ok", 60, since=again)
+    except ServerFailed:
+        report(longest_publish=f"more than {time.monotonic() - begin:.0f}")
+        raise
+    longest = longest_publish(publisher, begin)
+    report(longest_publish=longest)
+    assert longest <= LIMIT + SLACK
