@@ -13,10 +13,13 @@ if kombu is not kombu_rs:
     raise RuntimeError("run this through `kombu-rs run`")
 
 if "KOMBU_RS_PEERS_REDIS_PORT" in os.environ:
-    # Some unit tests connect to the default port. Theirs is the tests' own server.
+    # Some unit tests connect to the default port, of the URL's scheme or of redis-py's pools.
+    # Theirs is the tests' own server.
     from kombu_rs.transport import redis
+    from kombu_rs.transport.redis import parameters
 
     redis.Transport.default_port = int(os.environ["KOMBU_RS_PEERS_REDIS_PORT"])
+    parameters.DEFAULT_PORT = redis.Transport.default_port
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -23,10 +23,11 @@ from .channel import PRIORITY_STEPS, Channel
 from .errors import error_classes_t, get_redis_ConnectionError, get_redis_error_classes
 from .keyprefix import GlobalKeyPrefixMixin
 from .mutex import Mutex, MutexHeld
+from .parameters import DEFAULT_PORT
 from .poller import MultiChannelPoller
 from .qos import QoS
 from .sentinels import SentinelChannel, SentinelTransport
-from .transport import DEFAULT_PORT, Transport
+from .transport import Transport
 
 __all__ = (
     "DEFAULT_PORT",

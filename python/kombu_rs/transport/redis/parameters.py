@@ -17,6 +17,7 @@ __all__ = ("connection_parameters", "database", "endpoint")
 
 #: Where the server is when nobody says.
 DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 6379
 
 # What connections of redis-py are told and the core understands under the same name.
 _SAME = (
@@ -180,7 +181,7 @@ def endpoint(parameters: Mapping[str, Any], secure: bool) -> tuple[str, dict[str
         host = f"[{host}]"
     elif "/" in host:
         host = quote(host, safe="")
-    return f"redis://{login}{host}:{parameters.get('port') or 6379}/{db}", options
+    return f"redis://{login}{host}:{parameters.get('port') or DEFAULT_PORT}/{db}", options
 
 
 def from_pool(pool: Any) -> tuple[str, dict[str, Any]]:

@@ -8,12 +8,10 @@ from .. import native, native_virtual
 from . import hooks, parameters
 from .channel import Channel
 from .errors import ErrorClasses, channel_errors, connection_errors
+from .parameters import DEFAULT_PORT
 from .poller import MultiChannelPoller
 
 __all__ = ("Transport",)
-
-#: Port of a server.
-DEFAULT_PORT = 6379
 
 
 class Transport(native_virtual.Transport):
