@@ -69,7 +69,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// found nothing. May resolve without cause. Dropping it is free.
     async fn ready(&self, queues: &[QueueRef]) -> Result<()>;
 
-    /// Settles claims: the messages are done. Write-through: handed to the broker before this returns.
+    /// Settles claims: the messages are done. Write-through: handed to the broker before this returns,
+    /// or over the next link where [`Capability::settles_later`] says so. An error means that they come
+    /// again.
     async fn ack(&self, claims: &[Claim]) -> Result<()>;
 
     /// Ends claims without settling: the messages go back, or away (see [`Release`]). With several

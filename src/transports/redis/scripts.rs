@@ -193,8 +193,10 @@ for at = 1, #ARGV, 4 do
 end
 return n";
 
-/// KEYS: unacked_index. ARGV: tags. Only those that are still there.
+/// KEYS: unacked_index. ARGV: tags. Only those that are still there. A script may go on when memory
+/// is full once it has run a command that frees some; `ZADD XX` takes none.
 const RENEW: &str = r"
+redis.call('ZREM', KEYS[1], '')
 local t = redis.call('TIME')
 local now = t[1] .. '.' .. string.format('%06d', t[2])
 for i = 1, #ARGV do redis.call('ZADD', KEYS[1], 'XX', now, ARGV[i]) end

@@ -162,7 +162,7 @@ impl Session {
     }
 
     /// Hands commands to the kernel. Error replies are logged when somebody reads them; when the
-    /// link is lost before there were any, `lost` is called.
+    /// link is lost before there were any, or the server is not the one to be at, `lost` is called.
     pub(super) async fn tell(
         &self,
         pipeline: Pipeline,
@@ -171,12 +171,16 @@ impl Session {
         let misplaced = self.misplaced.clone();
         let told = move |replies: Option<Vec<Value>>| {
             let Some(replies) = replies else { return lost() };
+            let mut elsewhere = false;
             for reply in replies {
                 let Value::Error(error) = reply else { continue };
-                if is_misplaced(&error) {
-                    misplaced.store(true, Ordering::Release);
-                }
+                elsewhere |= is_misplaced(&error);
                 tracing::error!("Redis refused a command that was sent without waiting: {error}");
+            }
+            if elsewhere {
+                // Nothing of it was done: it belongs to the server that the next link leads to.
+                misplaced.store(true, Ordering::Release);
+                lost();
             }
         };
         let count = pipeline.len();

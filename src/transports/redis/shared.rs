@@ -181,6 +181,13 @@ impl Shared {
         self.news.forget();
     }
 
+    /// Closes the link without a word: whoever waits for an answer hears that it is lost.
+    pub(super) fn give_up_link(&self) {
+        if let Some(session) = self.current.lock().take() {
+            session.link().close("the connection was given up");
+        }
+    }
+
     /// A push from the server. Called while the link is locked.
     pub(super) fn pushed(&self, items: Vec<Value>) {
         let mut items = items.into_iter();

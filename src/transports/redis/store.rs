@@ -35,6 +35,16 @@ impl RedisStore {
     }
 }
 
+impl Drop for RedisStore {
+    /// Given up without being closed, as after the loss of a link. A parent's is left alone.
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.get() {
+            shared.give_up_link();
+            shared.bid_farewell();
+        }
+    }
+}
+
 /// The sum of integer replies.
 fn sum(what: &str, replies: &[Value]) -> Result<u64> {
     replies.iter().try_fold(0, |total, reply| {
@@ -74,6 +84,7 @@ impl Store for RedisStore {
     async fn close(&self) -> Result<()> {
         if let Some(shared) = self.shared.get() {
             shared.close().await;
+            shared.bid_farewell();
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use super::scripts::Script;
 use super::session::{ScriptCall, Session};
 use super::shared::{Shared, record_tail};
 use crate::codec::envelope;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::model::{Claim, Name, Release};
 use crate::protocol::resp::{Command, Pipeline, Value};
 use crate::routing::topic_matches;
@@ -35,18 +35,27 @@ impl Shared {
 
     /// Ends claims: the commands are with the kernel when this returns, the answers are checked
     /// when somebody reads them. Claims outlive links: what a lost link has swallowed is sent again
-    /// over the next one.
+    /// over the next one, and so is what finds no link at all. That is no error: whoever is told of
+    /// one expects the message again, and may leave its work to that.
     pub(super) async fn settle(&self, claims: &[Claim]) -> Result<()> {
         let tags = self.let_go(claims);
         if tags.is_empty() {
             return Ok(());
         }
-        match self.session().await {
+        let count = tags.len();
+        let told = match self.session().await {
             Ok(session) => self.settle_tags(&session, tags).await,
             Err(error) => {
                 self.unsure.not_settled(tags);
                 Err(error)
             }
+        };
+        match told {
+            Err(error) if error.kind() != ErrorKind::Interrupted => {
+                tracing::warn!("{count} messages are settled over the next link: {error}");
+                Ok(())
+            }
+            told => told,
         }
     }
 

@@ -7,7 +7,9 @@ use super::session::Session;
 use super::shared::Shared;
 use crate::codec::envelope;
 use crate::error::{ErrorKind, Result};
+use crate::io::keeper;
 use crate::io::lock::Mutex;
+use crate::io::task::sleep_until;
 use crate::model::{Claim, Delivery, Name, Release};
 use crate::protocol::resp::Command;
 use crate::transport::QueueRef;
@@ -16,6 +18,10 @@ use std::time::{Duration, Instant};
 
 /// A dead link's last commands may reach the server late: look again after this, and once more.
 const LOOK_AGAIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(40)];
+/// How long what a connection has left open is tried to be put right when nobody uses it any more.
+const FAREWELL: Duration = Duration::from_secs(60);
+/// Pause between two such tries.
+const FAREWELL_PAUSE: Duration = Duration::from_secs(1);
 /// One question is about so many tags at most.
 const MOST: usize = 1000;
 
@@ -50,6 +56,26 @@ impl Unsure {
     /// Remembers a call of the receive script, if it is dropped without an answer.
     pub(super) fn watch<'a>(&'a self, tags: &'a str, claims: bool) -> Watch<'a> {
         Watch { unsure: self, tags: claims.then_some(tags) }
+    }
+
+    /// Takes over what `other` has.
+    fn inherit(&self, other: &Self) {
+        self.not_settled.lock().append(&mut other.not_settled.lock());
+        self.not_requeued.lock().append(&mut other.not_requeued.lock());
+        self.receives.lock().append(&mut other.receives.lock());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.not_settled.lock().is_empty()
+            && self.not_requeued.lock().is_empty()
+            && self.receives.lock().is_empty()
+    }
+
+    fn has_due(&self) -> bool {
+        let now = Instant::now();
+        !self.not_settled.lock().is_empty()
+            || !self.not_requeued.lock().is_empty()
+            || self.receives.lock().iter().any(|receive| receive.next <= now)
     }
 
     fn due(&self) -> Vec<Receive> {
@@ -102,6 +128,42 @@ impl Shared {
         self.unsure.not_requeued(claims);
         // Their leases end, if nothing else: no reason to do without the link.
         if session.is_alive() { Ok(()) } else { Err(error) }
+    }
+
+    /// Has the keeper put right what this store leaves open that is given up: its claims would come
+    /// again although they were acknowledged, or only when a visibility timeout has passed. It is
+    /// done over a link of its own; whoever goes on with this store is not disturbed.
+    pub(super) fn bid_farewell(&self) {
+        if self.unsure.is_empty() {
+            return;
+        }
+        let heir = Self::new(self.config.clone(), None);
+        heir.unsure.inherit(&self.unsure);
+        let until = Instant::now() + FAREWELL;
+        let job = async move {
+            while !heir.unsure.is_empty() && Instant::now() < until {
+                if heir.unsure.has_due()
+                    && let Err(error) = heir.put_right().await
+                {
+                    tracing::debug!("what a connection left open is still open: {error}");
+                }
+                // Waits for the answers: those that do not come are open again.
+                heir.close().await;
+                if !heir.unsure.is_empty() {
+                    sleep_until(Instant::now() + FAREWELL_PAUSE).await;
+                }
+            }
+        };
+        if let Err(error) = keeper::spawn(job) {
+            tracing::warn!("what a connection left open stays open: {error}");
+        }
+    }
+
+    /// One try: connecting settles, and claims whose messages did not arrive go back.
+    async fn put_right(&self) -> Result<()> {
+        let session = self.session().await?;
+        self.settle_again(&session).await?;
+        self.find_lost(&session, &[], 0, &mut Vec::new()).await
     }
 
     /// Fetches the messages of claims that were made for this store, but did not arrive. What is not
