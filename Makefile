@@ -113,6 +113,15 @@ test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Run the Python tests; PYTEST
 soak: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Run the faults under load in their long form (an hour); PYTEST_ARGS is passed on
 	$(VENV)/bin/python -m pytest tests/python/faults --faults --soak --timeout 3600 -s $(PYTEST_ARGS)
 
+RELIABILITY := $(BUILD)/reliability
+.PHONY: reliability
+reliability: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Run the faults on stock Kombu too and write the outcomes into docs/reliability.md
+	rm -rf $(RELIABILITY) && mkdir -p $(RELIABILITY)
+	for library in kombu kombu_rs; do \
+	  $(VENV)/bin/python -m pytest tests/python/faults --faults --library $$library --report $(RELIABILITY)/$$library.jsonl || true; \
+	done
+	$(VENV)/bin/python tests/python/faults/table.py $(RELIABILITY)/kombu.jsonl $(RELIABILITY)/kombu_rs.jsonl docs/reliability.md
+
 # --- suites of others -----------------------------------------------------------------------------------
 
 PEERS := kombu-unit kombu-redis kombu-amqp celery-unit

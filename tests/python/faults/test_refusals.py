@@ -122,7 +122,7 @@ def test_a_server_that_becomes_a_replica(
             claims_left=keys.claims()[0],
         )
     assert "read only replica" in str(error)
-    assert isinstance(error, connection.connection_errors)
+    assert isinstance(error, connection.connection_errors + connection.channel_errors)
     assert set(again) == {"direct", "fanned"}
     assert max(again.values()) < 5
     assert not verdict.unsettled
