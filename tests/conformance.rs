@@ -1,6 +1,8 @@
 //! The cases of `kombu_rs::testkit` over every transport: one test for each, named
 //! `transport::group::promise`. Those that need an ability which a transport does not have are shown
-//! as ignored. Redis is the server named by `KOMBU_RS_TEST_REDIS` (`host:port`); `make test` starts one.
+//! as ignored. Redis is the server named by `KOMBU_RS_TEST_REDIS`, and those in
+//! `KOMBU_RS_TEST_REDIS_OTHERS` (`name=url`, with spaces between): other versions, and servers that
+//! refuse scripts, RESP3 or tracking. `make test` starts them.
 
 use kombu_rs::io::identity;
 use kombu_rs::testkit::{Broker, CASES, Case};
@@ -10,26 +12,52 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A broker of its own for each case, and what has to live as long.
-type Start = fn() -> Result<(Broker, Option<Folder>), Failed>;
+type Start = Arc<dyn Fn() -> Result<(Broker, Option<Folder>), Failed> + Send + Sync>;
 
-const TRANSPORTS: &[(&str, Start)] = &[
-    ("memory", || Ok((broker("memory://", &[])?, None))),
+fn transports() -> Vec<(String, Start)> {
+    let mut all: Vec<(String, Start)> =
+        vec![("memory".to_owned(), Arc::new(|| Ok((broker("memory://", &[])?, None))))];
     #[cfg(feature = "sqlite")]
-    ("sqlite", || {
-        let folder = Folder::new()?;
-        let file = folder.0.join("broker.db");
-        Ok((broker(&format!("sqla+sqlite:///{}", file.display()), &[])?, Some(folder)))
-    }),
+    all.push(("sqlite".to_owned(), Arc::new(sqlite)));
     #[cfg(feature = "redis")]
-    ("redis", || {
-        let server = std::env::var("KOMBU_RS_TEST_REDIS")
-            .map_err(|_| "KOMBU_RS_TEST_REDIS must name a Redis server; `make test` starts one")?;
-        let place = server.strip_prefix("redis://").unwrap_or(&server);
-        let place = place.split('/').next().unwrap_or(place);
-        let prefix = format!("conformance-{}-{}:", identity::unique(), number());
-        Ok((broker(&format!("redis://{place}/2"), &[("global_keyprefix", &prefix)])?, None))
-    }),
-];
+    {
+        all.push(("redis".to_owned(), Arc::new(|| redis(&named_by("KOMBU_RS_TEST_REDIS")?))));
+        match named_by("KOMBU_RS_TEST_REDIS_OTHERS") {
+            Ok(others) => all.extend(others.split(' ').map(|other| {
+                let (name, url) = other.split_once('=').unwrap_or((other, ""));
+                let url = url.to_owned();
+                (name.to_owned(), Arc::new(move || redis(&url)) as Start)
+            })),
+            // Not known by name: one that fails in each case.
+            Err(_) => all.push((
+                "redis-others".to_owned(),
+                Arc::new(|| redis(&named_by("KOMBU_RS_TEST_REDIS_OTHERS")?)),
+            )),
+        }
+    }
+    all
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite() -> Result<(Broker, Option<Folder>), Failed> {
+    let folder = Folder::new()?;
+    let file = folder.0.join("broker.db");
+    Ok((broker(&format!("sqla+sqlite:///{}", file.display()), &[])?, Some(folder)))
+}
+
+#[cfg(feature = "redis")]
+fn named_by(variable: &str) -> Result<String, Failed> {
+    let named = std::env::var(variable);
+    Ok(named.map_err(|_| format!("{variable} must name Redis servers; `make test` starts them"))?)
+}
+
+#[cfg(feature = "redis")]
+fn redis(server: &str) -> Result<(Broker, Option<Folder>), Failed> {
+    let place = server.strip_prefix("redis://").unwrap_or(server);
+    let place = place.split('/').next().unwrap_or(place);
+    let prefix = format!("conformance-{}-{}:", identity::unique(), number());
+    Ok((broker(&format!("redis://{place}/2"), &[("global_keyprefix", &prefix)])?, None))
+}
 
 fn number() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -61,7 +89,7 @@ impl Drop for Folder {
     }
 }
 
-fn check(case: &Case, start: Start) -> Result<(), Failed> {
+fn check(case: &Case, start: &Start) -> Result<(), Failed> {
     let (broker, _folder) = start()?;
     Ok(case.check(&broker)?)
 }
@@ -69,13 +97,14 @@ fn check(case: &Case, start: Start) -> Result<(), Failed> {
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
-    for &(transport, start) in TRANSPORTS {
+    for (transport, start) in transports() {
         // A transport that cannot be asked what it can do fails in each case.
         let capability = start().ok().map(|(broker, _folder)| broker.capability());
         for case in CASES {
             let applies = capability.is_none_or(|capability| (case.needs)(capability));
             let name = format!("{transport}::{}", case.name);
-            trials.push(Trial::test(name, move || check(case, start)).with_ignored_flag(!applies));
+            let start = start.clone();
+            trials.push(Trial::test(name, move || check(case, &start)).with_ignored_flag(!applies));
         }
     }
     libtest_mimic::run(&arguments, trials).exit();

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from .builds import SYSTEM, find_build
 from .certificates import Authority
-from .packages import find_program
 from .process import Process, ServerFailed, free_port, temporary_folder
 from .resp import RespClient, RespError
 
@@ -21,7 +21,8 @@ class RedisServer(Process):
     Parameters: `password` for the default user; `users` maps further names to ACL rules such as
     ``">secret ~* +@all"``; `tls` serves TLS alone, with a certificate of that authority, or of
     `certificate` (certificate and key files) when given; `appendonly` keeps data over `kill` and
-    `restart`; `config` holds further settings of redis.conf, dashes in names allowed.
+    `restart`; `config` holds further settings of redis.conf, dashes in names allowed; `unknown` are
+    commands that the server does not know; `build` is one of `servers.builds`.
     """
 
     def __init__(
@@ -33,6 +34,8 @@ class RedisServer(Process):
         certificate: tuple[Path, Path] | None = None,
         appendonly: bool = False,
         config: Mapping[str, str] | None = None,
+        unknown: Iterable[str] = (),
+        build: str = SYSTEM,
     ) -> None:
         self.folder = temporary_folder("redis")
         self.password = password
@@ -41,9 +44,9 @@ class RedisServer(Process):
         self.certificate = certificate or (tls.issue("server") if tls else None)
         self.appendonly = appendonly
         self.config = dict(config or {})
+        self.unknown = tuple(unknown)
         self.port = 0
-        program = find_program("redis-server", "redis-server")
-        super().__init__([program, self.folder / "redis.conf"], log=self.folder / "log")
+        super().__init__([find_build(build), self.folder / "redis.conf"], log=self.folder / "log")
 
     def url(self, db: int = 0, *, user: str = "", password: str | None = None) -> str:
         """The URL of database `db`, with the default user's password unless others are given."""
@@ -133,6 +136,7 @@ class RedisServer(Process):
             }
         lines |= self.config
         text = [f"{name} {value}" for name, value in lines.items()]
+        text += [f'rename-command {command} ""' for command in self.unknown]
         text += [f"user {name} on {rules}" for name, rules in self.users.items()]
         (self.folder / "redis.conf").write_text("\n".join(text) + "\n")
 
@@ -158,7 +162,7 @@ class Sentinel(Process):
         self.password = password
         self.down_after = down_after
         self.port = 0
-        program = find_program("redis-server", "redis-server")
+        program = find_build(SYSTEM)
         config = self.folder / "sentinel.conf"
         super().__init__([program, config, "--sentinel"], log=self.folder / "log")
 

@@ -1,6 +1,7 @@
 """Runs a command with servers beside it: ``python -m servers.serve redis -- COMMAND...``.
 
-The command finds their URLs in its environment: ``KOMBU_RS_TEST_REDIS``.
+The command finds their URLs in its environment: ``KOMBU_RS_TEST_REDIS``, a plain Redis server, and
+``KOMBU_RS_TEST_REDIS_OTHERS``, other versions and servers that refuse something: ``name=url`` each.
 """
 
 from __future__ import annotations
@@ -10,9 +11,31 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
+from .builds import BUILDS, SYSTEM
 from .redis import RedisServer
+from .refusals import refusing
 
-SERVERS = {"redis": (RedisServer, "KOMBU_RS_TEST_REDIS")}
+#: Ways to be refused that differ for a transport; others are tried in Python.
+REFUSING = ("no-tracking", "no-resp3", "no-scripts", "bare")
+
+
+def redis(stack: ExitStack) -> dict[str, str]:
+    """Starts the Redis servers until `stack` ends; the variables that name them."""
+    plain = stack.enter_context(RedisServer())
+    others = {
+        name if name.startswith("redis") else f"redis-{name}": stack.enter_context(
+            RedisServer(build=name)
+        )
+        for name in BUILDS
+        if name != SYSTEM
+    } | {f"redis-{name}": stack.enter_context(refusing(name)) for name in REFUSING}
+    return {
+        "KOMBU_RS_TEST_REDIS": plain.url(),
+        "KOMBU_RS_TEST_REDIS_OTHERS": " ".join(f"{n}={s.url()}" for n, s in others.items()),
+    }
+
+
+SERVERS = {"redis": redis}
 
 
 def main(arguments: list[str]) -> int:
@@ -28,8 +51,7 @@ def main(arguments: list[str]) -> int:
             if name not in SERVERS:
                 print(f"unknown server {name!r}: there are {', '.join(SERVERS)}", file=sys.stderr)
                 return 2
-            kind, variable = SERVERS[name]
-            environment[variable] = stack.enter_context(kind()).url()
+            environment |= SERVERS[name](stack)
         return subprocess.run(command, env=environment, check=False).returncode
 
 

@@ -71,6 +71,7 @@ impl Shared {
         // An invalidation may wait in the socket.
         session.link().tend();
         if session.is_alive()
+            && session.abilities().tracking
             && let Some(table) = self.bindings.known(exchange)
         {
             return Ok(table);

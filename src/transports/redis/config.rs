@@ -40,6 +40,13 @@ pub struct Config {
     pub restore_interval: Duration,
     /// `unacked_restore_limit`: at most so many at a time; `None` for all.
     pub restore_limit: Option<usize>,
+    /// `unacked_mutex_key`: held by who restores claims without scripts.
+    pub unacked_mutex_key: String,
+    /// `unacked_mutex_expire`: for how long at most, default 300 s.
+    pub unacked_mutex_expire: Duration,
+    /// `polling_interval`: the longest pause between two looks for messages where the server may not
+    /// tell of them, default 0.25 s.
+    pub polling_interval: Duration,
     /// `ack_emulation`: keep claims until they are acknowledged, default true.
     pub ack_emulation: bool,
     /// `priority_steps`, ascending, default 0, 3, 6, 9.
@@ -128,6 +135,9 @@ impl Config {
             visibility_timeout: Duration::from_secs(3600),
             restore_interval: Duration::from_secs(10),
             restore_limit: None,
+            unacked_mutex_key: "unacked_mutex".into(),
+            unacked_mutex_expire: Duration::from_secs(300),
+            polling_interval: Duration::from_millis(250),
             ack_emulation: true,
             priority_steps: PRIORITY_STEPS.to_vec(),
             sep: "\x06\x16".into(),
@@ -191,7 +201,7 @@ struct Draft {
 
 /// Options of Kombu, Celery and redis-py that change nothing here: one link needs no pool, and its
 /// health is watched anyway; the others belong to layers above.
-const WITHOUT_EFFECT: [&str; 24] = [
+const WITHOUT_EFFECT: [&str; 21] = [
     "body_encoding",
     "confirm_publish",
     "connect_retries_timeout",
@@ -208,13 +218,10 @@ const WITHOUT_EFFECT: [&str; 24] = [
     "login_method",
     "max_connections",
     "max_retries",
-    "polling_interval",
     "reauth_check_interval",
     "retry_errback",
     "retry_on_timeout",
     "retry_policy",
-    "unacked_mutex_expire",
-    "unacked_mutex_key",
     "unacked_restore_throttle",
 ];
 
@@ -252,6 +259,9 @@ impl Draft {
             "visibility_timeout" => config.visibility_timeout = option.seconds()?,
             "unacked_restore_interval" => config.restore_interval = option.seconds()?,
             "unacked_restore_limit" => config.restore_limit = Some(option.count()?),
+            "unacked_mutex_key" => config.unacked_mutex_key = option.non_empty()?,
+            "unacked_mutex_expire" => config.unacked_mutex_expire = option.seconds()?,
+            "polling_interval" => config.polling_interval = option.pause()?,
             "socket_timeout" => config.reply_timeout = option.seconds()?,
             "socket_connect_timeout" | "connect_timeout" => {
                 config.dial.connect_timeout = option.seconds()?;
@@ -325,9 +335,10 @@ fn unknown(name: &str) -> Error {
         "the Redis transport knows no option {name:?}; it knows ack_emulation, client_name, \
          fanout_patterns, fanout_prefix, global_keyprefix, keyprefix_binding_deadlines, \
          keyprefix_binding_permanent, keyprefix_fanout, keyprefix_queue, min_binding_ttl, \
-         priority_steps, queue_order_strategy, sentinel_fanout_compat, sep, socket_connect_timeout, \
+         polling_interval, priority_steps, queue_order_strategy, sentinel_fanout_compat, sep, socket_connect_timeout, \
          socket_keepalive, socket_keepalive_options, socket_timeout, ssl, unacked_index_key, \
-         unacked_key, unacked_restore_interval, unacked_restore_limit, visibility_timeout, with \
+         unacked_key, unacked_mutex_expire, unacked_mutex_key, unacked_restore_interval, \
+         unacked_restore_limit, visibility_timeout, with \
          sentinel:// master_name, min_other_sentinels, sentinel_kwargs and sentinels, and those \
          that have no effect here: {}",
         WITHOUT_EFFECT.join(", ")

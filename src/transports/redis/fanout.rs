@@ -239,14 +239,14 @@ impl Shared {
     pub(super) async fn unlisten(&self, patterns: Vec<String>) -> Result<()> {
         match self.live() {
             Some(session) if !patterns.is_empty() => {
-                session.subscribe("PUNSUBSCRIBE", &patterns).await?;
+                session.unlisten(&patterns).await?;
                 // Another queue may have asked for one of them meanwhile.
                 let mut again = self.fanout.topics();
                 again.retain(|topic| patterns.contains(topic));
                 if again.is_empty() {
                     return Ok(());
                 }
-                session.subscribe("PSUBSCRIBE", &again).await
+                session.listen(&again).await
             }
             _ => Ok(()), // a new link listens to what is needed only
         }

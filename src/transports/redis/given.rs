@@ -77,6 +77,15 @@ impl Given<'_> {
         Err(self.invalid("must be a positive number of seconds"))
     }
 
+    /// A number of seconds that may be zero: then, as short as makes sense.
+    pub(super) fn pause(&self) -> Result<Duration> {
+        const SHORTEST: Duration = Duration::from_millis(10);
+        if self.number("a number of seconds")? == 0.0 {
+            return Ok(SHORTEST);
+        }
+        Ok(self.seconds()?.max(SHORTEST))
+    }
+
     pub(super) fn milliseconds(&self) -> Result<Duration> {
         let milliseconds = self.number("a number of milliseconds")?;
         if milliseconds > 0.0 && milliseconds <= 3.2e12 {

@@ -82,6 +82,10 @@ impl Config {
         format!("{}{}", self.prefix, self.unacked_index_key)
     }
 
+    pub(super) fn unacked_mutex(&self) -> String {
+        format!("{}{}", self.prefix, self.unacked_mutex_key)
+    }
+
     /// The set of an exchange's bindings.
     pub(super) fn binding_set(&self, exchange: &str) -> String {
         self.binding_key.fill(&self.prefix, exchange)

@@ -5,17 +5,21 @@
 //! in one script, waiting pops nothing (the server tells through client-side caching when a list
 //! changes), held claims are renewed, and one link serves commands, wake-ups and fanout.
 //!
-//! It needs RESP3, scripts and `CLIENT TRACKING`; where a server, proxy or ACL refuses one of them
-//! connecting fails with an error that says which.
+//! Where a server, proxy or ACL refuses RESP3, `CLIENT TRACKING` or scripts it goes on without, and a
+//! warning says what is lost: fanout on a second link, polling, and the work of scripts in single
+//! commands ([`plain`]).
 
 mod bindings;
 mod config;
 mod error;
 mod fanout;
 mod given;
+mod greeting;
+mod hand;
 mod keys;
 mod maintenance;
 mod news;
+mod plain;
 mod receive;
 mod scripts;
 mod sentinel;

@@ -14,6 +14,8 @@ const SPREAD_TO: Duration = Duration::from_millis(10);
 /// looking anyway, less and less often.
 const SAFETY_FROM: Duration = Duration::from_secs(1);
 const SAFETY_TO: Duration = Duration::from_secs(5);
+/// The same where the server may not tell of anything: from here up to `polling_interval`.
+const POLL_FROM: Duration = Duration::from_millis(10);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -104,10 +106,11 @@ impl News {
         state.spread
     }
 
-    /// For how long to wait without news.
-    pub(super) fn patience(&self) -> Duration {
+    /// For how long to wait without news; `polling`: at most, where the server tells of none.
+    pub(super) fn patience(&self, polling: Option<Duration>) -> Duration {
         let quiet = self.state.lock().quiet;
-        (SAFETY_FROM * 2u32.pow(quiet.min(8))).min(SAFETY_TO)
+        let (from, to) = polling.map_or((SAFETY_FROM, SAFETY_TO), |longest| (POLL_FROM, longest));
+        (from * 2u32.pow(quiet.min(8))).min(to)
     }
 
     /// A `ready` ended for lack of news.

@@ -164,14 +164,15 @@ impl Shared {
             return Ok(()); // `get` connects, or says why it cannot
         };
         let names = || queues.iter().map(|queue| &queue.name);
-        let safety = Instant::now() + self.news.patience();
+        let polling = (!session.abilities().tracking).then_some(self.config.polling_interval);
+        let safety = Instant::now() + self.news.patience(polling);
         let news = loop {
             let mut heard = pin!(self.news.notify.listen());
             let end = poll_fn(|cx| {
                 // What the next line reads is seen below; it would ring an event loop once more.
                 self.news.notify.forget(cx.waker());
                 // Reads and routes what is there; gone when the link is lost.
-                if let Poll::Ready(error) = session.link().poll_attend(cx) {
+                if let Poll::Ready(error) = session.poll_attend(cx) {
                     return Poll::Ready(Some(Err(ours(error))));
                 }
                 if self.news.is_there(names()) {

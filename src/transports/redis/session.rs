@@ -1,31 +1,36 @@
-//! One live link: the greeting, commands and scripts.
+//! One live link, with commands and scripts.
 
 use super::Config;
 use super::error::{is_misplaced, ours, refused, unexpected};
+use super::greeting::{Abilities, Scripts, greet, introduce};
+use super::plain;
 use super::scripts::Script;
 use super::shared::Shared;
-use crate::error::{Error, ErrorKind, Result};
-use crate::io::dial::dial;
+use crate::error::{Error, Result};
+use crate::io::dial::{Address, dial};
 use crate::io::keeper;
 use crate::io::link::{Expect, Link, Traffic};
 use crate::io::task::timeout_at;
 use crate::protocol::resp::{Command, Parser, Pipeline, Value};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// Without `RPOP key count` there is no receiving in one step.
-const OLDEST: (u32, u32) = (6, 2);
 /// How long closing waits for answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
-/// A link that has been greeted: RESP3, the right database, tracking on, scripts known.
+/// A link that has been greeted: the right database, and known what may be done on it.
 #[derive(Debug)]
 pub(super) struct Session {
     link: Arc<Link<Parser>>,
-    reply_timeout: Duration,
-    hashes: Vec<Bytes>,
+    config: Arc<Config>,
+    address: Address,
+    abilities: Abilities,
+    shared: Weak<Shared>,
+    /// Without pushes: the link that listens to fanout exchanges, once there are some.
+    ears: OnceLock<Arc<Link<Parser>>>,
     /// An answer nobody waited for said that this is not the server to be at.
     misplaced: Arc<AtomicBool>,
     /// Which state of the fanout subscriptions the server knows.
@@ -36,114 +41,121 @@ impl Session {
     /// Connects; where to, sentinels are asked each time.
     ///
     /// # Errors
-    /// `Connection`, `Auth`, or `Unsupported` naming what the server lacks.
-    pub(super) async fn open(config: &Config, shared: Weak<Shared>) -> Result<Self> {
+    /// `Connection`, `Auth`, or `Unsupported` when the server is too old.
+    pub(super) async fn open(config: &Arc<Config>, shared: Weak<Shared>) -> Result<Self> {
         Self::connect(config, shared).await.map_err(ours)
     }
 
-    async fn connect(config: &Config, shared: Weak<Shared>) -> Result<Self> {
+    async fn connect(config: &Arc<Config>, shared: Weak<Shared>) -> Result<Self> {
         let address = match &config.sentinels {
             Some(sentinels) => sentinels.master().await?,
             None => config.address.clone(),
         };
         let until = Instant::now() + config.dial.connect_timeout;
-        let stream = dial(&address, &config.dial).await?;
-        let misplaced = Arc::new(AtomicBool::new(false));
-        let peer = format!("Redis at {address}");
-        let link = Link::new(stream, peer, Parser::default(), Incoming(shared));
-        let mut session = Self {
-            link,
-            reply_timeout: config.reply_timeout,
-            hashes: Vec::new(),
-            misplaced,
-            topics: AtomicU64::new(0),
-        };
-        session.greet(config, until).await?;
-        keeper::tend(&session.link)?;
-        tracing::debug!("connected to {}, database {}", session.link.peer(), config.db);
-        Ok(session)
+        let link = open_link(&address, config, Incoming { shared: shared.clone(), ears: false });
+        let link = link.await?;
+        let abilities = greet(&link, config, until).await?;
+        keeper::tend(&link)?;
+        tracing::debug!("connected to {}, database {}", link.peer(), config.db);
+        Ok(Self::new(link, config.clone(), address, abilities, shared))
     }
 
-    /// Greets the server. A port behind which nobody answers counts as a failure to connect.
-    async fn greet(&mut self, config: &Config, until: Instant) -> Result<()> {
-        let mut hello = Command::new("HELLO").arg("3");
-        if let Some(password) = &config.password {
-            let user = config.username.as_deref().unwrap_or("default");
-            hello = hello.arg("AUTH").arg(user).arg(password);
+    fn new(
+        link: Arc<Link<Parser>>,
+        config: Arc<Config>,
+        address: Address,
+        abilities: Abilities,
+        shared: Weak<Shared>,
+    ) -> Self {
+        Self {
+            link,
+            config,
+            address,
+            abilities,
+            shared,
+            ears: OnceLock::new(),
+            misplaced: Arc::default(),
+            topics: AtomicU64::new(0),
         }
-        if let Some(name) = &config.client_name {
-            hello = hello.arg("SETNAME").arg(name);
-        }
-        let mut pipeline = Pipeline::new();
-        pipeline.push(&hello);
-        pipeline.push(&Command::new("SELECT").int(config.db));
-        pipeline.push(&Command::new("CLIENT").args(["TRACKING", "ON", "NOLOOP"]));
-        for script in Script::ALL {
-            pipeline.push(&Command::new("SCRIPT").args(["LOAD", script.text()]));
-        }
-        let count = pipeline.len();
-        let patience = self.reply_timeout.min(until.saturating_duration_since(Instant::now()));
-        let mut replies = self
-            .link
-            .request(&pipeline.into_bytes(), Expect::Count(count), patience)
-            .await?
-            .into_iter();
-        let peer = self.link.peer().to_owned();
-        let mut next = |what: &str| match replies.next() {
-            Some(Value::Error(error)) => Err(match error.code() {
-                "NOAUTH" | "WRONGPASS" => {
-                    Error::auth(format!("{peer} refused the log-in: {error}"))
-                }
-                _ if is_misplaced(&error) => Error::connection(format!("{peer}: {error}")),
-                _ => Error::unsupported(format!("{peer} refused {what}, which is needed: {error}")),
-            }),
-            Some(reply) => Ok(reply),
-            None => Err(Error::internal("a reply is missing")),
-        };
-        let hello = next("HELLO 3 (the protocol RESP3)")?;
-        check_server(&hello, &peer, config.sentinels.is_some())?;
-        match next("SELECT") {
-            Err(error) if error.kind() == ErrorKind::Unsupported => {
-                return Err(Error::invalid(format!("{peer} has no database {}", config.db))
-                    .with_source(error));
-            }
-            selected => selected?,
-        };
-        next("CLIENT TRACKING")?;
-        for _ in Script::ALL {
-            let reply = next("SCRIPT LOAD")?;
-            let hash = reply.as_bytes().ok_or_else(|| unexpected("SCRIPT LOAD", &reply))?;
-            self.hashes.push(hash.clone());
-        }
-        Ok(())
+    }
+
+    /// A second link to the same server, for a caller that watches keys: `WATCH` is about all that
+    /// is done on a link, and this one has many users.
+    pub(super) async fn aside(&self) -> Result<Self> {
+        let link = self.further_link(false).await.map_err(ours)?;
+        let (config, address) = (self.config.clone(), self.address.clone());
+        Ok(Self::new(link, config, address, self.abilities.clone(), Weak::new()))
+    }
+
+    async fn further_link(&self, ears: bool) -> Result<Arc<Link<Parser>>> {
+        let until = Instant::now() + self.config.dial.connect_timeout;
+        let traffic = Incoming { shared: self.shared.clone(), ears };
+        let link = open_link(&self.address, &self.config, traffic).await?;
+        introduce(&link, &self.config, until).await?;
+        Ok(link)
+    }
+
+    /// What may be done here.
+    pub(super) fn abilities(&self) -> &Abilities {
+        &self.abilities
+    }
+
+    /// Options.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The store that it was opened for.
+    pub(super) fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.upgrade()
     }
 
     /// Whether it can be used, as far as known without asking.
     pub(super) fn is_alive(&self) -> bool {
-        self.link.is_alive() && !self.misplaced.load(Ordering::Acquire)
+        self.link.is_alive()
+            && self.ears.get().is_none_or(|ears| ears.is_alive())
+            && !self.misplaced.load(Ordering::Acquire)
     }
 
-    /// The link, to wait on for pushes.
+    /// The link for commands.
     pub(super) fn link(&self) -> &Arc<Link<Parser>> {
         &self.link
+    }
+
+    /// Waits for pushes: reads and routes what is there, and resolves only when a link is lost.
+    pub(super) fn poll_attend(&self, cx: &mut Context<'_>) -> Poll<Error> {
+        if let Some(ears) = self.ears.get()
+            && let Poll::Ready(error) = ears.poll_attend(cx)
+        {
+            return Poll::Ready(error);
+        }
+        self.link.poll_attend(cx)
+    }
+
+    /// Ends its links without a word: whoever waits for an answer hears that it is lost.
+    pub(super) fn sever(&self, why: &str) {
+        for link in self.ears.get().into_iter().chain([&self.link]) {
+            link.close(why);
+        }
     }
 
     /// Closes the link. Answers that are on their way are waited for: closing a socket with unread
     /// bytes resets it, and the server would drop what it has not read yet.
     pub(super) async fn close(&self) {
         if self.link.is_owed() {
-            let patience = Instant::now() + self.reply_timeout.min(LAST_ANSWERS);
+            let patience = Instant::now() + self.config.reply_timeout.min(LAST_ANSWERS);
             let answered = timeout_at(patience, self.call("PING", &Command::new("PING"))).await;
             if !matches!(answered, Some(Ok(_))) {
                 tracing::debug!("{} was closed before all was answered", self.link.peer());
             }
         }
-        self.link.close("it was closed by this program");
+        self.sever("it was closed by this program");
     }
 
     /// Sends one command; `what` names it in errors.
     pub(super) async fn call(&self, what: &str, command: &Command) -> Result<Value> {
-        let request = self.link.request(&command.pack(), Expect::Count(1), self.reply_timeout);
+        let request =
+            self.link.request(&command.pack(), Expect::Count(1), self.config.reply_timeout);
         let reply = request
             .await
             .map_err(ours)?
@@ -156,7 +168,7 @@ impl Session {
     pub(super) async fn call_all(&self, what: &str, pipeline: Pipeline) -> Result<Vec<Value>> {
         let count = pipeline.len();
         let data = pipeline.into_bytes();
-        let request = self.link.request(&data, Expect::Count(count), self.reply_timeout);
+        let request = self.link.request(&data, Expect::Count(count), self.config.reply_timeout);
         let replies = request.await.map_err(ours)?;
         replies.into_iter().map(|reply| self.checked(what, reply)).collect()
     }
@@ -185,14 +197,44 @@ impl Session {
         };
         let count = pipeline.len();
         let data = pipeline.into_bytes();
-        self.link.tell(&data, count, self.reply_timeout, Box::new(told)).await.map_err(ours)
+        self.link.tell(&data, count, self.config.reply_timeout, Box::new(told)).await.map_err(ours)
     }
 
-    /// Runs a script.
+    /// Several commands as one step. `None` when a key has changed that this link watches.
+    pub(super) async fn transaction(
+        &self,
+        what: &str,
+        commands: &[Command],
+    ) -> Result<Option<Vec<Value>>> {
+        let mut pipeline = Pipeline::new();
+        pipeline.push(&Command::new("MULTI"));
+        for command in commands {
+            pipeline.push(command);
+        }
+        pipeline.push(&Command::new("EXEC"));
+        match self.call_all(what, pipeline).await?.pop() {
+            Some(Value::Array(replies)) => replies
+                .into_iter()
+                .map(|reply| self.checked(what, reply))
+                .collect::<Result<_>>()
+                .map(Some),
+            Some(Value::Null) => Ok(None),
+            Some(reply) => Err(unexpected("EXEC", &reply)),
+            None => Err(Error::internal("a reply is missing")),
+        }
+    }
+
+    /// Runs a script, or does without one what it would do.
     pub(super) async fn run(&self, what: &str, call: ScriptCall) -> Result<Value> {
-        let hash = &self.hashes[call.script.number()];
+        let text = call.script.text().as_bytes();
+        let hash = match &self.abilities.scripts {
+            Scripts::Loaded(hashes) => &hashes[call.script.number()],
+            Scripts::Sent => return self.call(what, &call.command("EVAL", text)).await,
+            Scripts::Refused => return Box::pin(plain::run(self, what, &call)).await,
+        };
         let command = call.command("EVALSHA", hash);
-        let request = self.link.request(&command.pack(), Expect::Count(1), self.reply_timeout);
+        let request =
+            self.link.request(&command.pack(), Expect::Count(1), self.config.reply_timeout);
         let reply = request
             .await
             .map_err(ours)?
@@ -201,25 +243,58 @@ impl Session {
         match reply {
             // The server has dropped its scripts since the greeting.
             Value::Error(error) if error.code() == "NOSCRIPT" => {
-                let text = call.script.text();
-                self.call(what, &call.command("EVAL", text.as_bytes())).await
+                self.call(what, &call.command("EVAL", text)).await
             }
             reply => self.checked(what, reply),
         }
     }
 
-    /// `PSUBSCRIBE` or `PUNSUBSCRIBE`. They are answered by pushes, or by an error in place: an echo
-    /// behind them tells when all answers are in.
-    pub(super) async fn subscribe(&self, command: &str, topics: &[String]) -> Result<()> {
+    /// Listens to these patterns, too.
+    pub(super) async fn listen(&self, topics: &[String]) -> Result<()> {
+        if self.abilities.pushes {
+            return self.subscription(&self.link, "PSUBSCRIBE", topics).await;
+        }
+        let ears = match self.ears.get() {
+            Some(ears) => ears,
+            None => {
+                let link = self.further_link(true).await.map_err(ours)?;
+                keeper::tend(&link)?;
+                self.ears.get_or_init(|| link)
+            }
+        };
+        self.subscription(ears, "PSUBSCRIBE", topics).await
+    }
+
+    /// Listens to these patterns no more.
+    pub(super) async fn unlisten(&self, topics: &[String]) -> Result<()> {
+        let ears = if self.abilities.pushes { Some(&self.link) } else { self.ears.get() };
+        match ears {
+            Some(ears) => self.subscription(ears, "PUNSUBSCRIBE", topics).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Subscriptions are answered by pushes, or by an error in place: an echo behind them tells when
+    /// all answers are in.
+    async fn subscription(
+        &self,
+        ears: &Arc<Link<Parser>>,
+        command: &str,
+        topics: &[String],
+    ) -> Result<()> {
         const END: &[u8] = b"kombu-end-of-answers";
         let mut pipeline = Pipeline::new();
         pipeline.push(&Command::new(command).args(topics));
-        pipeline.push(&Command::new("ECHO").arg(END));
-        let is_end = |reply: &Value| reply.as_bytes().is_some_and(|text| text == END);
-        let request = self.link.request(
+        pipeline.push(&Command::new("PING").arg(END));
+        // A link that listens in RESP2 puts a word before it.
+        let is_end = |reply: &Value| match reply {
+            Value::Array(items) => items.last().and_then(Value::as_bytes).is_some_and(|t| t == END),
+            reply => reply.as_bytes().is_some_and(|text| text == END),
+        };
+        let request = ears.request(
             &pipeline.into_bytes(),
             Expect::Until(Arc::new(is_end)),
-            self.reply_timeout,
+            self.config.reply_timeout,
         );
         for reply in request.await.map_err(ours)? {
             self.checked("a fanout subscription", reply)?;
@@ -236,36 +311,21 @@ impl Session {
     }
 }
 
-/// What the greeting says of the server: old enough, and the master where it has to be.
-fn check_server(hello: &Value, peer: &str, must_be_master: bool) -> Result<()> {
-    let Value::Map(members) = hello else { return Err(unexpected("HELLO 3", hello)) };
-    let member = |name: &str| {
-        let found = members.iter().find(|(key, _)| key.as_bytes().is_some_and(|key| key == name));
-        found.and_then(|(_, value)| value.as_bytes()).map(|text| String::from_utf8_lossy(text))
-    };
-    let version = member("version").unwrap_or_default();
-    let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
-    if let (Some(Some(major)), Some(Some(minor))) = (numbers.next(), numbers.next())
-        && (major, minor) < OLDEST
-    {
-        return Err(Error::unsupported(format!(
-            "{peer} is version {version}, and 6.2 is the oldest that works"
-        )));
-    }
-    match member("role") {
-        Some(role) if must_be_master && role != "master" => Err(Error::connection(format!(
-            "{peer} is a {role}, although a sentinel says that it is the master"
-        ))),
-        _ => Ok(()),
-    }
+async fn open_link(
+    address: &Address,
+    config: &Config,
+    traffic: Incoming,
+) -> Result<Arc<Link<Parser>>> {
+    let stream = dial(address, &config.dial).await?;
+    Ok(Link::new(stream, format!("Redis at {address}"), Parser::default(), traffic))
 }
 
 /// A script with its keys and arguments.
 #[derive(Debug)]
 pub(super) struct ScriptCall {
-    script: Script,
-    keys: Vec<String>,
-    args: Vec<Bytes>,
+    pub(super) script: Script,
+    pub(super) keys: Vec<String>,
+    pub(super) args: Vec<Bytes>,
 }
 
 impl ScriptCall {
@@ -292,14 +352,27 @@ impl ScriptCall {
 }
 
 /// What comes in unasked.
-struct Incoming(Weak<Shared>);
+struct Incoming {
+    shared: Weak<Shared>,
+    /// Whether the link listens in RESP2, where what is published looks like a reply.
+    ears: bool,
+}
 
 impl Traffic<Value> for Incoming {
     fn route(&mut self, event: Value) -> Option<Value> {
-        let Value::Push(items) = event else { return Some(event) };
-        if let Some(shared) = self.0.upgrade() {
+        let items = match event {
+            Value::Push(items) => items,
+            Value::Array(items) if self.ears && is_heard(&items) => items,
+            reply => return Some(reply),
+        };
+        if let Some(shared) = self.shared.upgrade() {
             shared.pushed(items);
         }
         None
     }
+}
+
+fn is_heard(items: &[Value]) -> bool {
+    let kind = items.first().and_then(Value::as_bytes).map(|kind| kind.as_ref());
+    matches!(kind, Some(b"pmessage" | b"psubscribe" | b"punsubscribe"))
 }

@@ -145,8 +145,12 @@ impl Shared {
         if let Some(other) = current.as_ref().filter(|other| other.is_alive()) {
             return Ok(other.clone());
         }
-        *current = Some(session.clone());
+        let old = current.replace(session.clone());
         drop(current);
+        if let Some(old) = old {
+            // One of its links may still live, with answers to come.
+            old.sever("another one takes its place");
+        }
         // What the server knew of the old link is gone with it.
         self.bindings.clear();
         self.news.forget();
@@ -162,7 +166,7 @@ impl Shared {
         if session.topics.load(Ordering::Acquire) != state {
             let topics = self.fanout.topics();
             if !topics.is_empty() {
-                session.subscribe("PSUBSCRIBE", &topics).await?;
+                session.listen(&topics).await?;
             }
             session.topics.store(state, Ordering::Release);
         }
@@ -184,7 +188,7 @@ impl Shared {
     /// Closes the link without a word: whoever waits for an answer hears that it is lost.
     pub(super) fn give_up_link(&self) {
         if let Some(session) = self.current.lock().take() {
-            session.link().close("the connection was given up");
+            session.sever("the connection was given up");
         }
     }
 

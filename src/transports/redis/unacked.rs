@@ -232,9 +232,10 @@ impl Shared {
             if batch.is_empty() {
                 break;
             }
-            restored += self.move_back(&batch).await?;
-            if batch.len() < size {
-                break;
+            let moved = self.move_back(&batch).await?;
+            restored += moved;
+            if batch.len() < size || moved == 0 {
+                break; // none moved: others are at it
             }
         }
         if restored > 0 {

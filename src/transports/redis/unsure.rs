@@ -3,6 +3,7 @@
 //! come again, and only after a visibility timeout.
 
 use super::error::unexpected;
+use super::hand::Popped;
 use super::session::Session;
 use super::shared::Shared;
 use crate::codec::envelope;
@@ -31,6 +32,7 @@ pub(super) struct Unsure {
     not_settled: Mutex<Vec<Name>>,
     not_requeued: Mutex<Vec<Claim>>,
     receives: Mutex<Vec<Receive>>,
+    not_claimed: Mutex<Vec<Popped>>,
 }
 
 /// A call of the receive script whose answer did not come.
@@ -53,6 +55,11 @@ impl Unsure {
         self.not_requeued.lock().extend(claims);
     }
 
+    /// This message was popped without a script and could not be claimed.
+    pub(super) fn not_claimed(&self, message: Popped) {
+        self.not_claimed.lock().push(message);
+    }
+
     /// Remembers a call of the receive script, if it is dropped without an answer.
     pub(super) fn watch<'a>(&'a self, tags: &'a str, claims: bool) -> Watch<'a> {
         Watch { unsure: self, tags: claims.then_some(tags) }
@@ -63,18 +70,21 @@ impl Unsure {
         self.not_settled.lock().append(&mut other.not_settled.lock());
         self.not_requeued.lock().append(&mut other.not_requeued.lock());
         self.receives.lock().append(&mut other.receives.lock());
+        self.not_claimed.lock().append(&mut other.not_claimed.lock());
     }
 
     fn is_empty(&self) -> bool {
         self.not_settled.lock().is_empty()
             && self.not_requeued.lock().is_empty()
             && self.receives.lock().is_empty()
+            && self.not_claimed.lock().is_empty()
     }
 
     fn has_due(&self) -> bool {
         let now = Instant::now();
         !self.not_settled.lock().is_empty()
             || !self.not_requeued.lock().is_empty()
+            || !self.not_claimed.lock().is_empty()
             || self.receives.lock().iter().any(|receive| receive.next <= now)
     }
 
@@ -113,12 +123,30 @@ impl Drop for Watch<'_> {
     }
 }
 
+/// Messages on their way back, which nobody else has: kept when that fails, or is dropped.
+struct Keeping<'a> {
+    unsure: &'a Unsure,
+    popped: Vec<Popped>,
+}
+
+impl Drop for Keeping<'_> {
+    fn drop(&mut self) {
+        self.unsure.not_claimed.lock().append(&mut self.popped);
+    }
+}
+
 impl Shared {
     /// Settles over a new link what an old one has swallowed.
     pub(super) async fn settle_again(&self, session: &Session) -> Result<()> {
         let tags = std::mem::take(&mut *self.unsure.not_settled.lock());
         if !tags.is_empty() {
             self.settle_tags(session, tags).await?;
+        }
+        if let Err(error) = self.put_back(session).await {
+            tracing::warn!("messages that could not be claimed are not queued again yet: {error}");
+            if !session.is_alive() {
+                return Err(error);
+            }
         }
         let claims = std::mem::take(&mut *self.unsure.not_requeued.lock());
         let refused =
@@ -128,6 +156,26 @@ impl Shared {
         self.unsure.not_requeued(claims);
         // Their leases end, if nothing else: no reason to do without the link.
         if session.is_alive() { Ok(()) } else { Err(error) }
+    }
+
+    /// Puts messages back that were popped and could not be claimed.
+    pub(super) async fn put_back(&self, session: &Session) -> Result<()> {
+        let popped = std::mem::take(&mut *self.unsure.not_claimed.lock());
+        if popped.is_empty() {
+            return Ok(());
+        }
+        let mut keeping = Keeping { unsure: &self.unsure, popped };
+        let mut commands = Vec::with_capacity(keeping.popped.len() * 3);
+        // The last one that goes to the head of a list is the first to come out.
+        for message in keeping.popped.iter().rev() {
+            let tag = &message.tag;
+            commands.push(Command::new("HDEL").arg(self.config.unacked()).arg(tag));
+            commands.push(Command::new("ZREM").arg(self.config.unacked_index()).arg(tag));
+            commands.push(Command::new("RPUSH").arg(&message.list).arg(&message.message));
+        }
+        session.transaction("to put messages back", &commands).await?;
+        keeping.popped.clear();
+        Ok(())
     }
 
     /// Has the keeper put right what this store leaves open that is given up: its claims would come
