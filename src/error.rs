@@ -38,7 +38,8 @@ pub enum ErrorKind {
     /// A handle was used after it was closed (`kombu.exceptions.RecoverableConnectionError`-like).
     Closed,
     /// A limit is reached: `channel_max`, `max_connections`, a full disk or broker
-    /// (`kombu.exceptions.ConnectionLimitExceeded` and friends).
+    /// (`kombu.exceptions.ConnectionLimitExceeded` and friends; of a full broker with a driver
+    /// `ChannelError`).
     Limit,
     /// An exception raised by user code (Python) during a callback; carried elsewhere.
     Interrupted,

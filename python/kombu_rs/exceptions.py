@@ -370,7 +370,7 @@ def driver_error(driver: str, kind: str) -> type[Exception] | None:
 
     Arguments:
         driver: the library: ``"redis"``.
-        kind: ``"connection"``, ``"auth"`` or ``"channel"``.
+        kind: ``"connection"``, ``"auth"``, ``"channel"`` or ``"memory"``.
 
     None: there is none but those of this module.
     """

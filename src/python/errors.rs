@@ -24,6 +24,8 @@ pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     }
     match error.kind() {
         ErrorKind::Connection | ErrorKind::Auth => classes::BrokerConnectionError::new_err(text),
+        // A broker that is full refuses one operation; its link is fine.
+        ErrorKind::Limit if !error.driver().is_empty() => amqp(py, "ChannelError", error, &text),
         ErrorKind::Limit => classes::ConnectionLimitExceeded::new_err(text),
         ErrorKind::Timeout => PyTimeoutError::new_err(text),
         ErrorKind::Invalid => PyValueError::new_err(text),
@@ -47,6 +49,7 @@ fn of_driver(py: Python<'_>, error: &Error, text: &str) -> Option<PyErr> {
         ErrorKind::Connection => "connection",
         ErrorKind::Auth => "auth",
         ErrorKind::Channel if error.code() == 0 => "channel",
+        ErrorKind::Limit => "memory",
         _ => return None,
     };
     if error.driver().is_empty() {

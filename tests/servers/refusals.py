@@ -10,7 +10,7 @@ SCRIPTS = ("EVAL", "EVALSHA", "SCRIPT")
 REFUSALS: dict[str, tuple[str, tuple[str, ...]]] = {
     "no-tracking": (f"{_USER} -client|tracking", ()),
     "no-client": (f"{_USER} -client", ()),
-    "no-resp3": (f"{_USER} -hello", ()),
+    "no-resp3": (_USER, ("HELLO",)),  # no ACL can forbid it
     "no-load": (f"{_USER} -script", ()),
     "no-scripts": (f"{_USER} -eval -evalsha -script", ()),
     "no-eval": (f"{_USER} -eval", ()),

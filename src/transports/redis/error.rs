@@ -3,9 +3,13 @@
 use crate::error::{Error, ErrorKind};
 use crate::protocol::resp::{ServerError, Value};
 
-/// The same error, marked as one of Redis: programs may catch redis-py's exceptions.
+/// The same error, marked as one of Redis: programs may catch redis-py's exceptions. A limit of this
+/// process is none of Redis.
 pub(super) fn ours(error: Error) -> Error {
-    error.with_driver("redis")
+    match error.kind() {
+        ErrorKind::Limit => error,
+        _ => error.with_driver("redis"),
+    }
 }
 
 /// The error for a refused command. `what` names the operation and the entity.
@@ -16,7 +20,7 @@ pub(super) fn refused(what: &str, error: &ServerError) -> Error {
         "OOM" => ErrorKind::Limit,
         _ => ErrorKind::Channel,
     };
-    ours(Error::new(kind, format!("Redis refused {what}: {error}")))
+    Error::new(kind, format!("Redis refused {what}: {error}")).with_driver("redis")
 }
 
 /// Whether this server cannot do it but another one, or this one later, could: connect again.

@@ -83,7 +83,7 @@ pub(super) async fn greet(
             return Err(talk.no_entry(&error));
         }
         Err(error) => {
-            refused.push(Refused::Resp3(error.to_string()));
+            refused.push(Refused::Resp3(talk.words(&error)));
             false
         }
     };
@@ -102,7 +102,7 @@ pub(super) async fn greet(
     let mut tracking = false;
     match replies.next(Talk::optional)? {
         Ok(_) => tracking = pushes,
-        Err(error) if pushes => refused.push(Refused::Tracking(error.to_string())),
+        Err(error) if pushes => refused.push(Refused::Tracking(talk.words(&error))),
         Err(_) => {} // of no use without pushes
     }
     let mut hashes = Vec::with_capacity(Script::ALL.len());
@@ -117,7 +117,7 @@ pub(super) async fn greet(
         Ok(_) if by_hash && hashes.len() == Script::ALL.len() => Scripts::Loaded(hashes),
         Ok(_) => Scripts::Sent,
         Err(error) => {
-            refused.push(Refused::Scripts(error.to_string()));
+            refused.push(Refused::Scripts(talk.words(&error)));
             Scripts::Refused
         }
     };
@@ -214,7 +214,18 @@ impl<'a> Talk<'a> {
     }
 
     fn no_entry(&self, error: &ServerError) -> Error {
-        Error::auth(format!("{} refused the log-in: {error}", self.link.peer()))
+        Error::auth(format!("{} refused the log-in: {}", self.link.peer(), self.words(error)))
+    }
+
+    /// A refusal as it may be shown: who does not know a command repeats its arguments, such as a
+    /// password.
+    fn words(&self, error: &ServerError) -> String {
+        let text = error.to_string();
+        let shown = text.split_once(", with args").map_or(text.as_str(), |(shown, _)| shown);
+        match self.config.password.as_deref() {
+            Some(password) if !password.is_empty() => shown.replace(password, "**"),
+            _ => shown.to_owned(),
+        }
     }
 
     /// A command that can be done without: its reply, or the refusal.

@@ -28,6 +28,7 @@ _KINDS: dict[str, tuple[str, type[Exception], str]] = {
     "connection": ("RedisConnectionError", BrokerConnectionError, "ConnectionError"),
     "auth": ("RedisAuthenticationError", BrokerConnectionError, "AuthenticationError"),
     "channel": ("RedisResponseError", ChannelError, "ResponseError"),
+    "memory": ("RedisOutOfMemoryError", ChannelError, "OutOfMemoryError"),
 }
 
 _made: dict[str, type[Exception]] = {}
@@ -43,7 +44,7 @@ def error_class(kind: str) -> type[Exception] | None:
     """Return the class of an error that is one of redis-py's, too.
 
     Arguments:
-        kind: ``"connection"``, ``"auth"`` or ``"channel"``.
+        kind: ``"connection"``, ``"auth"``, ``"channel"`` or ``"memory"``.
 
     None when the program has not imported redis-py: then nobody can catch its classes.
     """
@@ -52,7 +53,8 @@ def error_class(kind: str) -> type[Exception] | None:
         return None
     name, ours, their_name = _KINDS[kind]
     made = _made.get(kind)
-    parent = getattr(theirs, their_name)
+    # Older versions know no difference between refusals.
+    parent = getattr(theirs, their_name, theirs.ResponseError)
     if made is None or not issubclass(made, parent):
         made = _made[kind] = _join(name, ours, parent)
     return made

@@ -39,7 +39,7 @@ class QoS(native_virtual.QoS):
 
     @property
     def unacked_mutex_key(self) -> str:
-        """The key of Kombu's lock; the core needs none, as it moves messages in one step."""
+        """The key of Kombu's lock; the core takes it where a server refuses scripts."""
         return self.channel.unacked_mutex_key
 
     @property
