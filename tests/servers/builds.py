@@ -34,6 +34,6 @@ def find_build(name: str) -> str:
         path.chmod(path.stat().st_mode | 0o111)  # not every wheel says that it is a program
         return str(path)
     raise ServerMissing(
-        f"the server {name} is not in {_FOLDER} and a test needs it: run 'make servers' (its wheels "
-        "are for Linux on x86-64)"
+        f"the server {name} is not in {_FOLDER} and a test needs it: run 'make servers' (its "
+        "wheels are for Linux on x86-64)"
     )

@@ -1,7 +1,8 @@
 """Runs a command with servers beside it: ``python -m servers.serve redis -- COMMAND...``.
 
 The command finds their URLs in its environment: ``KOMBU_RS_TEST_REDIS``, a plain Redis server, and
-``KOMBU_RS_TEST_REDIS_OTHERS``, other versions and servers that refuse something: ``name=url`` each.
+``KOMBU_RS_TEST_REDIS_OTHERS``, other versions and servers that refuse something: ``name=url`` each;
+``KOMBU_RS_TEST_REDIS_BARE`` is the one of them that refuses most.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def redis(stack: ExitStack) -> dict[str, str]:
     } | {f"redis-{name}": stack.enter_context(refusing(name)) for name in REFUSING}
     return {
         "KOMBU_RS_TEST_REDIS": plain.url(),
+        "KOMBU_RS_TEST_REDIS_BARE": others["redis-bare"].url(),
         "KOMBU_RS_TEST_REDIS_OTHERS": " ".join(f"{n}={s.url()}" for n, s in others.items()),
     }
 

@@ -1,4 +1,4 @@
-"""Every kind of Redis server: other versions, and those that refuse what the transport builds on."""
+"""All kinds of Redis servers: other versions, and those that refuse what ours builds on."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def exercise(server: RedisServer) -> None:
 
         # Routes, also one that is made and removed while messages come; and all who listen.
         def publish(body: str, key: str) -> None:
-            producer.publish(body, exchange=topic.exchange, routing_key=key, declare=[topic.exchange])
+            producer.publish(
+                body, exchange=topic.exchange, routing_key=key, declare=[topic.exchange]
+            )
 
         received = Received(here, topic, news)
         also = Received(there, Queue("more-news", news.exchange))
@@ -220,8 +222,10 @@ def test_claims_of_a_killed_consumer_come_back(start: Start) -> None:
             def renewed() -> bool:
                 with pytest.raises(TimeoutError):
                     connection.drain_events(timeout=0.1)
-                now = (server.command("ZSCORE", "unacked_index", tag) for tag in tags)
-                return all(float(score) > scores[tag] + 1 for tag, score in zip(tags, now))
+                return all(
+                    float(server.command("ZSCORE", "unacked_index", tag)) > score + 1
+                    for tag, score in scores.items()
+                )
 
             wait_until(renewed, what="claims to be renewed for longer than they are visible")
             holder.send_signal(signal.SIGKILL)
@@ -259,7 +263,7 @@ def test_a_message_that_cannot_be_claimed_goes_back(start: Start) -> None:
 
 
 def test_a_lost_fanout_link_is_made_again(start: Start) -> None:
-    """In RESP2 fanout has a link of its own, and does without it no longer than without the other."""
+    """In RESP2 fanout has a link of its own; when that is lost the connection counts as lost."""
     server = start("no-resp3")
     with Connection(server.url()) as here, Connection(server.url()) as there:
         queue = Queue("news", Exchange("all", "fanout"))
