@@ -115,7 +115,7 @@ test-rust: $(VENV)/.ready $(SERVERS)/.ready ## Run the Rust tests
 	PYTHONPATH=tests $(VENV)/bin/python -m servers.serve redis -- bash -euc '\
 	  if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; \
 	  else cargo test --locked --lib --bins --tests; fi; \
-	  KOMBU_RS_TEST_REDIS=$$KOMBU_RS_TEST_REDIS_BARE cargo test --locked --test redis_upkeep; \
+	  KOMBU_RS_TEST_REDIS=$$KOMBU_RS_TEST_REDIS_BARE cargo test --locked --test redis_upkeep --test redis_fairness; \
 	  cargo test --locked --doc'
 
 PYTEST_ARGS ?=
@@ -128,7 +128,7 @@ soak: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready ## Run the faults un
 
 RELIABILITY := $(BUILD)/reliability
 .PHONY: reliability
-reliability: $(VENV)/.wheel $(STOCK_VENV)/.ready ## Run the faults on stock Kombu too and write the outcomes into docs/reliability.md
+reliability: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready ## Run the faults on stock Kombu too and write the outcomes into docs/reliability.md
 	rm -rf $(RELIABILITY) && mkdir -p $(RELIABILITY)
 	for library in kombu kombu_rs; do \
 	  $(VENV)/bin/python -m pytest tests/python/faults --faults --library $$library --report $(RELIABILITY)/$$library.jsonl || true; \

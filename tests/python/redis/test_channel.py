@@ -227,6 +227,16 @@ def test_errors_are_those_of_redis_py_too(redis_server, new_redis):
     assert (type(again), str(again)) == (caught.type, str(caught.value))
     assert repr(again).startswith("RedisResponseError(")
 
+    server = new_redis(config={"maxmemory": "1", "maxmemory-policy": "noeviction"})
+    with (
+        Connection(server.url()) as connection,
+        pytest.raises(redis.exceptions.OutOfMemoryError, match="OOM") as caught,
+    ):
+        connection.Producer().publish({}, routing_key="q")
+    assert isinstance(caught.value, Transport.channel_errors)
+    assert not isinstance(caught.value, Transport.connection_errors)
+    assert type(pickle.loads(pickle.dumps(caught.value))) is caught.type
+
 
 def test_a_library_that_is_loaded_anew_is_followed(monkeypatch):
     class Other(redis.exceptions.RedisError):

@@ -18,7 +18,7 @@ from kombu_rs.exceptions import ChannelError
 from servers.builds import BUILDS, SYSTEM
 from servers.process import wait_until
 from servers.redis import RedisServer
-from servers.refusals import REFUSALS, refusing
+from servers.refusals import REFUSALS, SCRIPTS, refusing
 
 OTHERS = [build for build in BUILDS if build != SYSTEM]
 #: What the warning has to say, by what is refused.
@@ -167,6 +167,32 @@ def test_a_server_that_refuses(
     assert len(warnings) == (1 if LOST[refusal] else 0)
     said = {text for text in (POLLING, SECOND_LINK, ONE_BY_ONE) if text in "".join(warnings)}
     assert said == LOST[refusal]
+
+
+def test_options_of_the_other_ways(
+    new_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """How often to look at queues, and what restoring without scripts takes turns by."""
+    server = new_redis(unknown=["HELLO", *SCRIPTS])
+    options = {"polling_interval": 2, "unacked_mutex_key": "turn", "unacked_mutex_expire": 9}
+    with (
+        caplog.at_level(logging.WARNING),
+        Connection(server.url(), transport_options=options) as connection,
+    ):
+        queue = Queue("q")(connection.channel())
+        queue.declare()
+        connection.Producer().publish(1, routing_key="q")
+        message = queue.get()
+        server.command("ZADD", "unacked_index", "XX", 1, message.delivery_tag)
+        restore = connection.default_channel.qos.restore_visible
+        server.command("SET", "turn", "somebody else's")
+        restore(interval=1)
+        assert claims(server) == 1
+        server.command("DEL", "turn")
+        restore(interval=1)
+        assert claims(server) == 0
+        assert server.command("EXISTS", "turn") == 0
+    assert "look for messages every 2 s" in caplog.text
 
 
 def test_no_password_is_told(

@@ -20,6 +20,8 @@ OPTIONS = (
     "ack_emulation",
     "unacked_key",
     "unacked_index_key",
+    "unacked_mutex_key",
+    "unacked_mutex_expire",
     "visibility_timeout",
     "unacked_restore_interval",
     "unacked_restore_limit",

@@ -35,9 +35,10 @@ class Transport(native_virtual.Transport):
     connection_errors = ErrorClasses(connection_errors)  # type: ignore[assignment]
     channel_errors = ErrorClasses(channel_errors)  # type: ignore[assignment]
 
-    #: Seconds between Kombu's looks at a queue, if not :attr:`brpop_timeout`.
+    #: Seconds from one look at the queues to the next at most, where the server may not tell of
+    #: messages; None for a quarter of a second. Elsewhere nothing is polled.
     polling_interval: float | None = None
-    #: Seconds that Kombu waits for a message at a time; the core waits without polling.
+    #: Seconds that Kombu waits for a message at a time; the core does not wait in pieces.
     brpop_timeout: float = 1
 
     def __init__(self, client: Any = None, **kwargs: Any) -> None:
@@ -87,6 +88,8 @@ class Transport(native_virtual.Transport):
         }
         given = self.client.transport_options or {}
         other = {name: value for name, value in given.items() if name not in left_out}
+        if self.polling_interval is not None:
+            other["polling_interval"] = self.polling_interval
         return {"min_binding_ttl": MIN_BINDING_TTL, **other}
 
     def establish_connection(self) -> Any:
