@@ -8,19 +8,21 @@ use kombu_rs::model::{
     Binding, Delivery, Exchange, ExchangeKind, Json, Message, Name, Queue, QueueOptions,
 };
 use kombu_rs::transport::{GetOptions, QueueRef, Store, Url, schemes};
-use std::io::{Read, Write};
+use std::future::pending;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// A proxy that asks the server for RESP2 where its clients ask for RESP3, and keeps answers back.
 struct Proxy {
     port: u16,
-    /// Whether answers are kept back from the next `RPOP` on.
-    armed: Arc<AtomicBool>,
+    /// Answers are kept back from the next command of this name on.
+    armed: Arc<Mutex<Option<&'static str>>>,
     held: Arc<AtomicBool>,
+    server: String,
 }
 
 impl Proxy {
@@ -28,9 +30,10 @@ impl Proxy {
         let url = std::env::var(variable)
             .unwrap_or_else(|_| panic!("{variable} must name a Redis server; `make test` does"));
         let server = url.trim_start_matches("redis://").split('/').next().unwrap().to_owned();
+        let of_proxy = server.clone();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let proxy = Self { port, armed: Arc::default(), held: Arc::default() };
+        let proxy = Self { port, armed: Arc::default(), held: Arc::default(), server: of_proxy };
         let (armed, held) = (proxy.armed.clone(), proxy.held.clone());
         thread::spawn(move || {
             for client in listener.incoming() {
@@ -43,7 +46,9 @@ impl Proxy {
                         if let Some(at) = place(data, ASKED) {
                             data[at + ASKED.len() - 1] = b'2';
                         }
-                        if place(data, b"RPOP").is_some() && armed.swap(false, Ordering::SeqCst) {
+                        let mut armed = armed.lock().unwrap();
+                        if armed.is_some_and(|name| place(data, name.as_bytes()).is_some()) {
+                            *armed = None;
                             held.store(true, Ordering::SeqCst);
                         }
                     });
@@ -60,12 +65,36 @@ impl Proxy {
         proxy
     }
 
+    fn hold_at(&self, name: &'static str) {
+        *self.armed.lock().unwrap() = Some(name);
+    }
+
+    fn release(&self) {
+        self.held.store(false, Ordering::SeqCst);
+    }
+
+    /// A command of somebody else, past the proxy; its answer is a number.
+    fn tell(&self, words: &str) -> i64 {
+        let mut server = TcpStream::connect(&self.server).unwrap();
+        server.write_all(format!("SELECT 3\r\n{words}\r\n").as_bytes()).unwrap();
+        let mut lines = BufReader::new(server).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "+OK");
+        lines.next().unwrap().unwrap().trim_start_matches(':').parse().unwrap()
+    }
+
     fn open(&self, space: &str) -> Arc<dyn Store> {
         let url = Url::parse(&format!("redis://127.0.0.1:{}/3", self.port)).unwrap();
         let mut options = schemes::Options::new();
         let prefix = format!("{space}-{}:", std::process::id());
         options.insert("global_keyprefix".into(), prefix.into());
         schemes::open(&url, &options).unwrap()
+    }
+}
+
+/// Completes when answers are kept back.
+async fn is_held(proxy: &Proxy) {
+    while !proxy.held.load(Ordering::SeqCst) {
+        sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -150,16 +179,14 @@ fn a_message_that_is_popped_when_its_caller_has_gone_goes_back() {
     let queues = [acked("q")];
     run(async {
         store.put(&queue, &["1", "2"].map(message)).await?;
-        proxy.armed.store(true, Ordering::SeqCst);
+        proxy.hold_at("RPOP");
         let popping = async {
-            while !proxy.held.load(Ordering::SeqCst) {
-                sleep(Duration::from_millis(1)).await;
-            }
+            is_held(&proxy).await;
             None
         };
         let taken = either(async { Some(store.get(&queues, ONE).await) }, popping).await;
         assert!(taken.is_none(), "the pop is answered too early: {taken:?}");
-        proxy.held.store(false, Ordering::SeqCst);
+        proxy.release();
         assert_eq!(store.size(&queue).await?, 1, "it is popped");
         for body in ["1", "2"] {
             let delivery = next(&*store, &queues).await?;
@@ -167,6 +194,33 @@ fn a_message_that_is_popped_when_its_caller_has_gone_goes_back() {
             store.ack(&[delivery.claim]).await?;
         }
         assert!(store.get(&queues, ONE).await?.is_empty());
+        store.close().await
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_claim_that_is_renewed_while_it_is_restored_stays() {
+    let proxy = Proxy::new("KOMBU_RS_TEST_REDIS_BARE");
+    let store = proxy.open("raced");
+    let index = format!("raced-{}:unacked_index", std::process::id());
+    let queue: Name = "q".into();
+    run(async {
+        store.put(&queue, &[message("1")]).await?;
+        let claim = next(&*store, &[acked("q")]).await?.claim;
+        assert_eq!(proxy.tell(&format!("ZADD {index} CH 1 {}", claim.tag)), 1);
+        proxy.hold_at("WATCH");
+        let renewing = async {
+            is_held(&proxy).await;
+            proxy.tell(&format!("ZADD {index} CH 9999999999 {}", claim.tag));
+            proxy.release();
+            pending().await
+        };
+        assert_eq!(either(store.restore(), renewing).await?, 0);
+        assert_eq!(store.size(&queue).await?, 0);
+        assert_eq!(proxy.tell(&format!("ZADD {index} CH 1 {}", claim.tag)), 1);
+        assert_eq!(store.restore().await?, 1);
+        assert!(next(&*store, &[acked("q")]).await?.message.redelivered);
         store.close().await
     })
     .unwrap();

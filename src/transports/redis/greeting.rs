@@ -231,11 +231,7 @@ impl<'a> Talk<'a> {
     /// A command that can be done without: its reply, or the refusal.
     fn optional(reply: Value) -> Result<Result<Value, ServerError>, ServerError> {
         match reply {
-            // Not what it can do, but how it is at the moment.
-            Value::Error(error) if is_misplaced(&error) => Err(error),
-            Value::Error(error) if matches!(error.code(), "BUSY" | "OOM" | "WRONGPASS") => {
-                Err(error)
-            }
+            Value::Error(error) if is_of_the_moment(&error) => Err(error),
             Value::Error(error) => Ok(Err(error)),
             reply => Ok(Ok(reply)),
         }
@@ -320,6 +316,12 @@ impl<'a> Talk<'a> {
     }
 }
 
+/// Whether an error says how the server is at the moment, and not what it lets us do.
+fn is_of_the_moment(error: &ServerError) -> bool {
+    let code = error.code();
+    is_misplaced(error) || matches!(code, "BUSY" | "OOM" | "MISCONF" | "NOREPLICAS" | "WRONGPASS")
+}
+
 struct Replies<'a> {
     peer: &'a str,
     replies: std::vec::IntoIter<Value>,
@@ -357,8 +359,8 @@ fn tell(peer: &str, config: &Config, refused: Vec<Refused>) {
             Refused::Tracking(why) => format!("CLIENT TRACKING ({why}): {waiting}"),
             Refused::Scripts(why) => format!(
                 "scripts ({why}): messages are taken one by one, a worker that is killed while it \
-                 takes one may lose it, and one whose claim runs out while it is put back may come \
-                 twice"
+                 takes one, or loses its link, may lose it, and one whose claim runs out while it is \
+                 put back may come twice"
             ),
         })
         .collect();
