@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from servers import packages
+from servers import builds, packages
+from servers.builds import BUILDS
 from servers.certificates import Authority
 from servers.packages import ServerMissing, find_program
 from servers.process import wait_until
@@ -76,6 +77,27 @@ def test_a_missing_program_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(packages.os, "geteuid", lambda: 1000)
     with pytest.raises(ServerMissing, match="run 'apt-get install no-such-package' as root"):
         find_program("no-such-program", "no-such-package")
+
+
+def test_a_missing_build_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(builds, "_FOLDER", tmp_path)
+    with pytest.raises(ServerMissing, match="valkey-9.1 is not in .*: run 'make servers'"):
+        RedisServer(build="valkey-9.1")
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_build_is_what_its_name_says(build: str) -> None:
+    with RedisServer(build=build) as server:
+        info = dict(
+            line.split(":", 1)
+            for line in server.command("INFO", "server").decode().splitlines()
+            if ":" in line
+        )
+    kind, _, version = build.partition("-")
+    shown = info["valkey_version" if kind == "valkey" else "redis_version"]
+    assert shown.startswith(f"{version}." if version else "")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])

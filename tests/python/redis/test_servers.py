@@ -22,7 +22,11 @@ from servers.refusals import REFUSALS, SCRIPTS, refusing
 
 OTHERS = [build for build in BUILDS if build != SYSTEM]
 #: What the warning has to say, by what is refused.
-POLLING, SECOND_LINK, ONE_BY_ONE = "look for messages every 0.25 s", "second connection", "may lose it"
+POLLING, SECOND_LINK, ONE_BY_ONE = (
+    "look for messages every 0.25 s",
+    "second connection",
+    "may lose it",
+)
 LOST: dict[str, set[str]] = {
     "no-tracking": {POLLING},
     "no-client": {POLLING},
