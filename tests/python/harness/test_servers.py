@@ -83,7 +83,7 @@ def test_a_missing_build_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(builds, "_FOLDER", tmp_path)
-    with pytest.raises(ServerMissing, match="valkey-9.1 is not in .*: run 'make servers'"):
+    with pytest.raises(ServerMissing, match=r"valkey-9\.1 is not in .*: run 'make servers'"):
         RedisServer(build="valkey-9.1")
 
 
