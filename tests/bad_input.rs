@@ -36,7 +36,12 @@ fn an_unknown_scheme_names_the_nearest_and_lists_all() {
         assert_eq!(error.kind(), ErrorKind::Invalid);
         let text = error.to_string();
         assert!(text.contains("unknown transport") && text.contains(nearest), "{text}");
-        assert!(text.contains("memory, redis, rediss, sentinel, sqla, sqlalchemy"), "{text}");
+        assert!(
+            text.contains(
+                "memory, redis, rediscluster, redisclusters, rediss, sentinel, sqla, sqlalchemy"
+            ),
+            "{text}"
+        );
     }
 }
 

@@ -1,8 +1,9 @@
 //! The cases of `kombu_rs::testkit` over every transport: one test for each, named
 //! `transport::group::promise`. Those that need an ability which a transport does not have are shown
-//! as ignored. Redis is the server named by `KOMBU_RS_TEST_REDIS`, and those in
+//! as ignored. Redis is the server named by `KOMBU_RS_TEST_REDIS`, those in
 //! `KOMBU_RS_TEST_REDIS_OTHERS` (`name=url`, with spaces between): other versions, and servers that
-//! refuse scripts, RESP3 or tracking. `make test` starts them.
+//! refuse scripts, RESP3 or tracking; and the cluster that `KOMBU_RS_TEST_REDISCLUSTER` names a node
+//! of. `make test` starts them.
 
 use kombu_rs::io::identity;
 use kombu_rs::testkit::{Broker, CASES, Case};
@@ -22,6 +23,7 @@ fn transports() -> Vec<(String, Start)> {
     #[cfg(feature = "redis")]
     {
         all.push(("redis".to_owned(), Arc::new(|| redis(&named_by("KOMBU_RS_TEST_REDIS")?))));
+        all.push(("rediscluster".to_owned(), Arc::new(cluster)));
         match named_by("KOMBU_RS_TEST_REDIS_OTHERS") {
             Ok(others) => all.extend(others.split(' ').map(|other| {
                 let (name, url) = other.split_once('=').unwrap_or((other, ""));
@@ -57,6 +59,13 @@ fn redis(server: &str) -> Result<(Broker, Option<Folder>), Failed> {
     let place = place.split('/').next().unwrap_or(place);
     let prefix = format!("conformance-{}-{}:", identity::unique(), number());
     Ok((broker(&format!("redis://{place}/2"), &[("global_keyprefix", &prefix)])?, None))
+}
+
+#[cfg(feature = "redis")]
+fn cluster() -> Result<(Broker, Option<Folder>), Failed> {
+    let url = named_by("KOMBU_RS_TEST_REDISCLUSTER")?;
+    let tag = format!("conformance-{}-{}", identity::unique(), number());
+    Ok((broker(&url, &[("hash_tag", &tag)])?, None))
 }
 
 fn number() -> u32 {

@@ -35,7 +35,7 @@ fn built_in() -> Vec<Scheme> {
             open: Some(|_, options| crate::transports::memory::open(options)),
         },
         Scheme {
-            names: &["redis", "rediss", "sentinel"],
+            names: &["redis", "rediss", "sentinel", "rediscluster", "redisclusters"],
             feature: Some("redis"),
             default_port: Some(6379),
             #[cfg(feature = "redis")]

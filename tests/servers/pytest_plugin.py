@@ -13,6 +13,7 @@ from .process import temporary_folder
 from .proxy import FaultProxy
 from .rabbitmq import RabbitMQServer
 from .redis import RedisServer
+from .redis_cluster import RedisCluster
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +41,23 @@ def new_redis() -> Iterator[Callable[..., RedisServer]]:
     """Starts a Redis server of the test's own: ``new_redis(appendonly=True, ...)``."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(RedisServer(**options))
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """The Redis Cluster of three masters that tests share, each with a hash tag of its own.
+
+    Slots may be moved. Do not stop nodes, for that take `new_redis_cluster`.
+    """
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def new_redis_cluster() -> Iterator[Callable[..., RedisCluster]]:
+    """Starts a Redis Cluster of the test's own: ``new_redis_cluster(replicas=1, ...)``."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(RedisCluster(**options))
 
 
 @pytest.fixture(scope="session")

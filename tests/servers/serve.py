@@ -2,7 +2,8 @@
 
 The command finds their URLs in its environment: ``KOMBU_RS_TEST_REDIS``, a plain Redis server, and
 ``KOMBU_RS_TEST_REDIS_OTHERS``, other versions and servers that refuse something: ``name=url`` each;
-``KOMBU_RS_TEST_REDIS_BARE`` is the one of them that refuses most.
+``KOMBU_RS_TEST_REDIS_BARE`` is the one of them that refuses most; ``KOMBU_RS_TEST_REDISCLUSTER``, a
+Redis Cluster.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import ExitStack
 
 from .builds import BUILDS, SYSTEM
 from .redis import RedisServer
+from .redis_cluster import RedisCluster
 from .refusals import refusing
 
 #: Ways to be refused that differ for a transport; others are tried in Python.
@@ -37,7 +39,12 @@ def redis(stack: ExitStack) -> dict[str, str]:
     }
 
 
-SERVERS = {"redis": redis}
+def rediscluster(stack: ExitStack) -> dict[str, str]:
+    """Starts a Redis Cluster until `stack` ends; the variable that names it."""
+    return {"KOMBU_RS_TEST_REDISCLUSTER": stack.enter_context(RedisCluster()).url()}
+
+
+SERVERS = {"redis": redis, "rediscluster": rediscluster}
 
 
 def main(arguments: list[str]) -> int:

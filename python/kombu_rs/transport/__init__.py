@@ -30,6 +30,9 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "redis": f"{__name__}.redis:Transport",
     "rediss": f"{__name__}.redis:Transport",
     "sentinel": f"{__name__}.redis:SentinelTransport",
+    # Kombu has none for a cluster.
+    "rediscluster": f"{__name__}.redis:ClusterTransport",
+    "redisclusters": f"{__name__}.redis:ClusterTransport",
     "confluentkafka": f"{__name__}.confluentkafka:Transport",
     "kafka": f"{__name__}.confluentkafka:Transport",
     "consul": f"{__name__}.consul:Transport",

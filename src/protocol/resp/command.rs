@@ -68,7 +68,8 @@ impl Command {
 #[derive(Debug, Default)]
 pub struct Pipeline {
     packed: BytesMut,
-    count: usize,
+    /// Where each command ends.
+    ends: Vec<usize>,
 }
 
 impl Pipeline {
@@ -80,23 +81,29 @@ impl Pipeline {
     /// Adds a command.
     pub fn push(&mut self, command: &Command) -> &mut Self {
         command.write_to(&mut self.packed);
-        self.count += 1;
+        self.ends.push(self.packed.len());
         self
     }
 
     /// The number of commands, and so of replies.
     pub fn len(&self) -> usize {
-        self.count
+        self.ends.len()
     }
 
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.ends.is_empty()
     }
 
     /// The bytes to send.
-    pub fn into_bytes(self) -> Bytes {
-        self.packed.freeze()
+    pub fn data(&self) -> &[u8] {
+        &self.packed
+    }
+
+    /// The bytes of one command, counted from 0; none when there is no such.
+    pub fn command(&self, at: usize) -> &[u8] {
+        let start = at.checked_sub(1).and_then(|before| self.ends.get(before)).unwrap_or(&0);
+        self.ends.get(at).map_or(&[], |end| &self.packed[*start..*end])
     }
 }
 
@@ -140,9 +147,11 @@ mod tests {
             b"*5\r\n$3\r\nSET\r\n$1\r\nk\r\n$4\r\n-120\r\n$1\r\na\r\n$0\r\n\r\n"
         );
         let mut pipeline = Pipeline::new();
-        pipeline.push(&Command::new("PING")).push(&Command::new("PING"));
+        pipeline.push(&Command::new("PING")).push(&Command::new("TIME"));
         assert_eq!(pipeline.len(), 2);
-        assert_eq!(pipeline.into_bytes().as_ref(), b"*1\r\n$4\r\nPING\r\n".repeat(2));
+        assert_eq!(pipeline.data(), b"*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nTIME\r\n");
+        assert_eq!(pipeline.command(1), b"*1\r\n$4\r\nTIME\r\n");
+        assert_eq!((pipeline.command(0).len(), pipeline.command(2).len()), (14, 0));
     }
 
     #[test]

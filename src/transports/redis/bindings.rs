@@ -146,21 +146,30 @@ impl Shared {
     /// Drops the binding tables of exchanges whose deadline has passed, unless a queue that does not
     /// expire is bound there; how many exchanges were looked at.
     pub(super) async fn sweep(&self, limit: usize) -> Result<usize> {
+        let session = self.session().await?;
+        let mut call = ScriptCall::new(Script::Overdue);
+        call.key(self.config.binding_deadlines()).arg(limit.min(SWEEP_MOST).to_string());
+        let reply = session.run("to look for unused bindings", call).await?;
+        let kind = unexpected("the script for unused bindings", &reply);
+        let overdue = reply.into_items().ok_or(kind)?;
         let mut call = ScriptCall::new(Script::Sweep);
         call.key(self.config.binding_deadlines());
-        let [head, tail] = self.config.binding_key.around(&self.config.prefix);
-        let [permanent_head, permanent_tail] =
-            self.config.permanent_key.around(&self.config.prefix);
-        call.arg(head).arg(tail).arg(permanent_head).arg(permanent_tail);
-        call.arg(limit.min(SWEEP_MOST).to_string());
-        let reply = self.session().await?.run("to sweep bindings", call).await?;
-        let kind = unexpected("the sweep script", &reply);
-        let swept = reply.into_items().ok_or(kind)?;
-        for exchange in swept.iter().filter_map(|name| name.as_bytes()) {
-            // The server tells others only.
-            self.bindings.remove(&String::from_utf8_lossy(exchange));
+        let mut exchanges = Vec::with_capacity(overdue.len());
+        for exchange in overdue.iter().filter_map(|name| name.as_bytes()) {
+            let exchange = String::from_utf8_lossy(exchange).into_owned();
+            call.key(self.config.binding_set(&exchange)).key(self.config.permanent_set(&exchange));
+            call.arg(exchange.clone());
+            exchanges.push(exchange);
         }
-        Ok(swept.len())
+        if exchanges.is_empty() {
+            return Ok(0);
+        }
+        session.run("to sweep bindings", call).await?;
+        for exchange in &exchanges {
+            // The server tells others only.
+            self.bindings.remove(exchange);
+        }
+        Ok(exchanges.len())
     }
 
     /// Renews the bindings that this store has made for an expiring queue.

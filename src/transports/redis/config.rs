@@ -1,5 +1,6 @@
 //! The URL and the transport options, checked.
 
+use super::cluster::Cluster;
 use super::given::{Given, TlsDraft};
 use super::keys::Template;
 use super::sentinel::Sentinels;
@@ -17,10 +18,12 @@ const PRIORITY_STEPS: [i64; 4] = [0, 3, 6, 9];
 /// Everything that a Redis store is told. `Debug` shows no password.
 #[derive(Clone)]
 pub struct Config {
-    /// Where the server listens, or the first sentinel.
+    /// Where the server listens, or the first sentinel or node.
     pub address: Address,
     /// Who knows where the server is.
     pub sentinels: Option<Sentinels>,
+    /// How to find the node of a cluster.
+    pub cluster: Option<Cluster>,
     /// Database number.
     pub db: u32,
     /// ACL user; `default` when there is only a password.
@@ -53,7 +56,7 @@ pub struct Config {
     pub priority_steps: Vec<i64>,
     /// `sep`, between queue and step and between the parts of a binding.
     pub sep: String,
-    /// `global_keyprefix`, before every key and channel.
+    /// `global_keyprefix`, before every key and channel; in a cluster behind the hash tag.
     pub prefix: String,
     /// `unacked_key`
     pub unacked_key: String,
@@ -113,14 +116,25 @@ impl Config {
             Some(sentinels) => sentinels.first().clone(),
             None => address(url)?,
         };
+        let cluster = match url.transport_parts().0 {
+            "rediscluster" | "redisclusters" => Some(Cluster::parse(url, &address, &mut all)?),
+            _ => None,
+        };
         let db = match (&address, vhost.as_ref().and_then(Value::as_str)) {
             (Address::Unix(_), vhost) => database(vhost.unwrap_or_default())?,
             (_, Some(vhost)) => database(vhost)?,
             _ => database(url.virtual_host.as_deref().unwrap_or_default())?,
         };
+        if cluster.is_some() && db != 0 {
+            return Err(Error::invalid(format!(
+                "a Redis cluster has the database 0 only, not {db}: to keep applications apart give \
+                 each its own hash_tag"
+            )));
+        }
         let mut draft = Draft::new(Self {
             address,
             sentinels,
+            cluster,
             db,
             username: url.userid.clone(),
             password: url.password.clone(),
@@ -153,7 +167,7 @@ impl Config {
             legacy_fanout_prefix: None,
             fanout_patterns: true,
         });
-        draft.tls.wanted = url.transport == "rediss";
+        draft.tls.wanted = matches!(url.transport.as_str(), "rediss" | "redisclusters");
         for (name, value) in &all {
             draft.set(name, value)?;
         }
@@ -277,6 +291,9 @@ impl Draft {
             "master_name" | "sentinel_kwargs" | "sentinels" | "min_other_sentinels" => {
                 return Err(option.invalid("is for sentinel:// URLs"));
             }
+            "hash_tag" | "startup_nodes" | "sharded_fanout" => {
+                return Err(option.invalid("is for rediscluster:// URLs"));
+            }
             "credential_provider" => {
                 return Err(option.invalid("is not supported: put user and password into the URL"));
             }
@@ -314,6 +331,15 @@ impl Draft {
             Some(false) => None,
             _ => Some(self.keepalive_options),
         };
+        if let Some(cluster) = &config.cluster {
+            if cluster.sharded && config.fanout_patterns {
+                return Err(Error::invalid(
+                    "the Redis transport option 'sharded_fanout' needs fanout_patterns=False: \
+                     sharded channels cannot be subscribed to by pattern, so routing keys do not count",
+                ));
+            }
+            config.prefix = cluster.prefix(&config.prefix);
+        }
         let third = config.visibility_timeout / 3;
         config.restore_interval = config.restore_interval.min(third);
         config.dial.tls = self.tls.finish();
@@ -339,8 +365,9 @@ fn unknown(name: &str) -> Error {
          socket_keepalive, socket_keepalive_options, socket_timeout, ssl, unacked_index_key, \
          unacked_key, unacked_mutex_expire, unacked_mutex_key, unacked_restore_interval, \
          unacked_restore_limit, visibility_timeout, with \
-         sentinel:// master_name, min_other_sentinels, sentinel_kwargs and sentinels, and those \
-         that have no effect here: {}",
+         sentinel:// master_name, min_other_sentinels, sentinel_kwargs and sentinels, with \
+         rediscluster:// hash_tag, sharded_fanout and startup_nodes, and those that have no effect \
+         here: {}",
         WITHOUT_EFFECT.join(", ")
     ))
 }

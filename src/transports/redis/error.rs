@@ -16,7 +16,7 @@ pub(super) fn ours(error: Error) -> Error {
 pub(super) fn refused(what: &str, error: &ServerError) -> Error {
     let kind = match error.code() {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => ErrorKind::Auth,
-        _ if is_misplaced(error) => ErrorKind::Connection,
+        _ if is_misplaced(error) || is_moving(error) => ErrorKind::Connection,
         "OOM" => ErrorKind::Limit,
         _ => ErrorKind::Channel,
     };
@@ -25,7 +25,12 @@ pub(super) fn refused(what: &str, error: &ServerError) -> Error {
 
 /// Whether this server cannot do it but another one, or this one later, could: connect again.
 pub(super) fn is_misplaced(error: &ServerError) -> bool {
-    matches!(error.code(), "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN")
+    matches!(error.code(), "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS")
+}
+
+/// Whether the keys are on their way to another node of a cluster. Nothing of it was done.
+pub(super) fn is_moving(error: &ServerError) -> bool {
+    matches!(error.code(), "TRYAGAIN" | "ASK")
 }
 
 /// The error for a reply of a kind that the command does not have.

@@ -1,4 +1,5 @@
-//! Fanout exchanges: PUBLISH and PSUBSCRIBE, and the mailboxes that messages wait in.
+//! Fanout exchanges: PUBLISH and PSUBSCRIBE, in a cluster SPUBLISH and SSUBSCRIBE if wanted, and the
+//! mailboxes that messages wait in.
 
 use super::Config;
 use super::shared::Shared;
@@ -83,6 +84,13 @@ impl Fanout {
         let topics: BTreeSet<&String> =
             state.subscribed.iter().filter_map(|queue| state.bound.get(queue)).flatten().collect();
         topics.into_iter().cloned().collect()
+    }
+
+    /// Whether a topic is one of them.
+    pub(super) fn listens_to(&self, topic: &[u8]) -> bool {
+        let state = self.state.lock();
+        let mut bound = state.subscribed.iter().filter_map(|queue| state.bound.get(queue));
+        bound.any(|topics| topics.iter().any(|own| own.as_bytes() == topic))
     }
 
     /// Files a message; the queues that it is for. Those that come over two channels, for older
@@ -228,7 +236,7 @@ impl Shared {
         let payload = envelope::encode(message);
         let mut pipeline = Pipeline::new();
         for topic in self.config.topics(exchange, routing_key) {
-            pipeline.push(&Command::new("PUBLISH").arg(topic).arg(&payload));
+            pipeline.push(&Command::new(self.config.publish_command()).arg(topic).arg(&payload));
         }
         let session = self.session().await?;
         session.call_all(&format!("a message for the exchange '{exchange}'"), pipeline).await?;

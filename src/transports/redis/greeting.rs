@@ -209,7 +209,7 @@ impl<'a> Talk<'a> {
         let left = self.until.saturating_duration_since(Instant::now());
         let patience: Duration = self.config.reply_timeout.min(left);
         let count = pipeline.len();
-        let request = self.link.request(&pipeline.into_bytes(), Expect::Count(count), patience);
+        let request = self.link.request(pipeline.data(), Expect::Count(count), patience);
         Ok(Replies { peer: self.link.peer(), replies: request.await?.into_iter() })
     }
 
@@ -306,9 +306,10 @@ impl<'a> Talk<'a> {
     }
 
     fn check_role(&self, role: &str) -> Result<()> {
-        if self.config.sentinels.is_some() && !matches!(role, "" | "master") {
+        let must_be_master = self.config.sentinels.is_some() || self.config.cluster.is_some();
+        if must_be_master && !matches!(role, "" | "master") {
             return Err(Error::connection(format!(
-                "{} is a {role}, although a sentinel says that it is the master",
+                "{} is a {role}, although it is said to be the master",
                 self.link.peer()
             )));
         }
@@ -319,7 +320,7 @@ impl<'a> Talk<'a> {
 /// Whether an error says how the server is at the moment, and not what it lets us do.
 fn is_of_the_moment(error: &ServerError) -> bool {
     let code = error.code();
-    is_misplaced(error) || matches!(code, "BUSY" | "OOM" | "MISCONF" | "NOREPLICAS" | "WRONGPASS")
+    is_misplaced(error) || matches!(code, "BUSY" | "OOM" | "MISCONF" | "WRONGPASS")
 }
 
 struct Replies<'a> {

@@ -23,11 +23,6 @@ impl Template {
     fn fill(&self, prefix: &str, exchange: &str) -> String {
         format!("{prefix}{}{exchange}{}", self.head, self.tail)
     }
-
-    /// What stands before and behind the name, the prefix included.
-    pub(super) fn around(&self, prefix: &str) -> [String; 2] {
-        [format!("{prefix}{}", self.head), self.tail.clone()]
-    }
 }
 
 impl Config {
@@ -167,12 +162,16 @@ impl Config {
     /// channels. `#` and `*` in the binding key stand for anything; everything else is meant
     /// literally.
     pub(super) fn topic_patterns(&self, exchange: &str, routing_key: &str) -> Vec<String> {
+        let heads = self.topics(exchange, "");
+        if self.is_sharded() {
+            return heads; // no patterns there
+        }
         let key = match routing_key {
             "" => String::new(),
             _ if !self.fanout_patterns => String::new(),
             key => format!("/{}", key.replace('#', "*")),
         };
-        self.topics(exchange, "").iter().map(|head| literal(head) + &key).collect()
+        heads.iter().map(|head| literal(head) + &key).collect()
     }
 
     /// The part of a pattern behind the prefixes: the same for all patterns of one binding.
@@ -181,6 +180,26 @@ impl Config {
             self.fanout_prefixes().map(|fanout| literal(&format!("{}{fanout}", self.prefix)));
         let tails = heads.filter_map(|head| pattern.strip_prefix(head.as_str()));
         tails.min_by_key(|tail| tail.len()).unwrap_or(pattern)
+    }
+
+    /// Whether fanout messages stay with the nodes of a cluster that have the slot.
+    fn is_sharded(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.sharded)
+    }
+
+    /// The command that publishes to a fanout channel.
+    pub(super) fn publish_command(&self) -> &'static str {
+        if self.is_sharded() { "SPUBLISH" } else { "PUBLISH" }
+    }
+
+    /// The command that subscribes to what [`Config::topic_patterns`] gives.
+    pub(super) fn subscribe_command(&self) -> &'static str {
+        if self.is_sharded() { "SSUBSCRIBE" } else { "PSUBSCRIBE" }
+    }
+
+    /// And the one that ends it.
+    pub(super) fn unsubscribe_command(&self) -> &'static str {
+        if self.is_sharded() { "SUNSUBSCRIBE" } else { "PUNSUBSCRIBE" }
     }
 
     fn fanout_prefixes(&self) -> impl Iterator<Item = &str> {

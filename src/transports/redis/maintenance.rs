@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_secs(5);
 /// How soon after a consumer appears expired claims are looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How soon claims are settled again that were on their way to another node of a cluster.
+const SETTLE_AGAIN: Duration = Duration::from_millis(200);
 /// Nothing is done more often, however short the timeouts are.
 const SHORTEST: Duration = Duration::from_millis(50);
 /// Bindings of expiring queues live for an hour at least, unless they are told to live shorter.
@@ -68,6 +70,7 @@ async fn maintain(shared: Weak<Shared>) {
     let mut refreshing = Schedule::new(TICK, TICK);
     let mut binding = Schedule::new(REBIND_EVERY, REBIND_EVERY);
     let mut sweeping = Schedule::new(SWEEP_EVERY, SWEEP_EVERY);
+    let mut settling = Schedule::new(TICK, TICK);
     loop {
         let news = upkeep.listen();
         let Some(alive) = shared.upgrade() else { return };
@@ -75,8 +78,11 @@ async fn maintain(shared: Weak<Shared>) {
             refreshing.within(shortest / 3);
             binding.within(alive.binding_life(shortest) / 4);
         }
+        if alive.has_to_settle() {
+            settling.within(SETTLE_AGAIN);
+        }
         drop(alive);
-        let all = [&renewal, &restoring, &refreshing, &binding, &sweeping];
+        let all = [&renewal, &restoring, &refreshing, &binding, &sweeping, &settling];
         let next = all.iter().map(|schedule| schedule.next).min().unwrap_or_else(Instant::now);
         either(sleep_until(next), news).await;
         let Some(shared) = shared.upgrade() else { return };
@@ -85,6 +91,12 @@ async fn maintain(shared: Weak<Shared>) {
         {
             tracing::warn!("claims could not be renewed, it is tried again: {error}");
             renewal.next = Instant::now() + renewal.every.min(Duration::from_secs(1));
+        }
+        if settling.is_due()
+            && shared.has_to_settle()
+            && let Err(error) = settle(&shared).await
+        {
+            tracing::debug!("claims could not be settled, it is tried again: {error}");
         }
         // Without a link, or without a consumer, there is nobody to restore for yet.
         let consuming = shared.consuming.load(Ordering::Relaxed) && shared.live().is_some();
@@ -113,6 +125,19 @@ async fn maintain(shared: Weak<Shared>) {
 async fn renew(shared: &Shared) -> Result<()> {
     let held: Vec<Name> = shared.held.lock().keys().cloned().collect();
     shared.renew_tags(&held).await
+}
+
+impl Shared {
+    /// Whether a node of a cluster has refused to settle claims because they were moved. Other than
+    /// after the loss of a link nobody may notice, so this does not wait for the next use.
+    fn has_to_settle(&self) -> bool {
+        self.config.cluster.is_some() && self.unsure.is_unsettled()
+    }
+}
+
+async fn settle(shared: &Shared) -> Result<()> {
+    let session = shared.session().await?;
+    shared.settle_again(&session).await
 }
 
 /// Consuming is a use: puts off the expiry of queues, and of their bindings; drops the bindings of

@@ -9,10 +9,13 @@
 //! warning says what is lost: fanout on a second link, polling, and the work of scripts in single
 //! commands ([`plain`]).
 
+mod ask;
 mod bindings;
+mod cluster;
 mod config;
 mod error;
 mod fanout;
+mod follow;
 mod given;
 mod greeting;
 mod hand;

@@ -10,6 +10,8 @@ use std::time::Duration;
 /// A wake-up that found nothing makes the next one wait a random time up to twice as long.
 const SPREAD_FROM: Duration = Duration::from_micros(200);
 const SPREAD_TO: Duration = Duration::from_millis(10);
+/// The same while the keys are on their way to another node of a cluster.
+const SPREAD_MOVING: Duration = Duration::from_millis(100);
 /// Lost wake-ups (a full tracking table tells in time, but proxies may not) are made up for by
 /// looking anyway, less and less often.
 const SAFETY_FROM: Duration = Duration::from_secs(1);
@@ -89,6 +91,11 @@ impl News {
                 false => (state.spread * 2).clamp(SPREAD_FROM, SPREAD_TO),
             };
         }
+    }
+
+    /// Nothing can be handed out for a moment: the next `ready` may wait a little.
+    pub(super) fn hold_back(&self) {
+        self.state.lock().spread = SPREAD_MOVING;
     }
 
     /// Whether one of the queues has news since it was armed, or never was.

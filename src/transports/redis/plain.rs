@@ -41,6 +41,7 @@ pub(super) async fn run(session: &Session, what: &str, call: &ScriptCall) -> Res
         Script::Restore => plain.restore().await,
         Script::Renew => plain.renew().await,
         Script::BindExpiring => plain.bind_expiring().await,
+        Script::Overdue => plain.overdue().await,
         Script::Sweep => plain.sweep().await,
     }
 }
@@ -291,30 +292,26 @@ impl Plain<'_> {
         Ok(Value::Int(1))
     }
 
-    async fn sweep(&self) -> Result<Value> {
-        let deadlines = &self.keys[0];
+    async fn overdue(&self) -> Result<Value> {
         let now = self.now().await?.milliseconds();
         let command = Command::new("ZRANGEBYSCORE")
-            .arg(deadlines)
+            .arg(&self.keys[0])
             .arg("-inf")
             .int(now)
             .args(["LIMIT", "0"])
-            .arg(&self.args[4]);
-        let reply = self.session.call(self.what, &command).await?;
-        let kind = unexpected("ZRANGEBYSCORE", &reply);
-        let overdue = reply.into_items().ok_or(kind)?;
-        if overdue.is_empty() {
-            return Ok(Value::Array(overdue));
-        }
+            .arg(&self.args[0]);
+        self.session.call(self.what, &command).await
+    }
+
+    async fn sweep(&self) -> Result<Value> {
+        let deadlines = &self.keys[0];
+        let now = self.now().await?.milliseconds();
         let aside = self.session.aside().await?;
-        let mut swept = Vec::new();
-        for exchange in overdue {
-            let Some(name) = exchange.as_bytes() else { continue };
-            let set = [&self.args[0][..], name, &self.args[1][..]].concat();
-            let permanent = [&self.args[2][..], name, &self.args[3][..]].concat();
+        for (keys, name) in self.keys[1..].chunks_exact(2).zip(self.args) {
+            let (set, permanent) = (&keys[0], &keys[1]);
             let mut look = Pipeline::new();
-            look.push(&Command::new("WATCH").arg(deadlines).arg(&permanent));
-            look.push(&Command::new("EXISTS").arg(&permanent));
+            look.push(&Command::new("WATCH").arg(deadlines).arg(permanent));
+            look.push(&Command::new("EXISTS").arg(permanent));
             look.push(&Command::new("ZSCORE").arg(deadlines).arg(name));
             let replies = aside.call_all(self.what, look).await?;
             let mut commands = Vec::new();
@@ -324,13 +321,10 @@ impl Plain<'_> {
                 }
                 commands.push(Command::new("ZREM").arg(deadlines).arg(name));
             }
-            let done = aside.transaction(self.what, &commands).await?;
-            if done.is_some() && !commands.is_empty() {
-                swept.push(exchange);
-            }
+            aside.transaction(self.what, &commands).await?;
         }
         aside.close().await;
-        Ok(Value::Array(swept))
+        Ok(Value::Int(self.args.len() as i64))
     }
 
     /// The commands that end a claim.

@@ -54,8 +54,13 @@ impl Shared {
             self.receive_call(queues, max - deliveries.len(), options.arm)?;
         // Until the answer is here nobody knows what was claimed.
         let watch = self.unsure.watch(&tags, sources.iter().any(|source| source.claimed));
-        let reply = match session.run("to hand out messages", call).await {
-            Ok(reply) => reply,
+        let reply = match session.run_now("to hand out messages", call).await {
+            Ok(Some(reply)) => reply,
+            Ok(None) => {
+                watch.answered();
+                self.news.hold_back();
+                return Ok(deliveries);
+            }
             // What is here is not to be lost: the next call tells of the error.
             Err(_) if !deliveries.is_empty() => return Ok(deliveries),
             Err(error) => return Err(error),
@@ -173,7 +178,9 @@ impl Shared {
                 self.news.notify.forget(cx.waker());
                 // Reads and routes what is there; gone when the link is lost.
                 if let Poll::Ready(error) = session.poll_attend(cx) {
-                    return Poll::Ready(Some(Err(ours(error))));
+                    // A link that was left is no loss: `get` goes on over the next one.
+                    let end = if session.is_left() { Ok(true) } else { Err(ours(error)) };
+                    return Poll::Ready(Some(end));
                 }
                 if self.news.is_there(names()) {
                     return Poll::Ready(Some(Ok(true)));

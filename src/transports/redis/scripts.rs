@@ -21,13 +21,15 @@ pub(super) enum Script {
     Renew,
     /// Adds a binding of a queue that expires.
     BindExpiring,
-    /// Drops bindings that nobody has renewed.
+    /// Lists exchanges with bindings that nobody has renewed.
+    Overdue,
+    /// Drops those bindings.
     Sweep,
 }
 
 impl Script {
     /// All, in the order of their numbers.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Receive,
         Self::Unseen,
         Self::Requeue,
@@ -35,6 +37,7 @@ impl Script {
         Self::Restore,
         Self::Renew,
         Self::BindExpiring,
+        Self::Overdue,
         Self::Sweep,
     ];
 
@@ -53,6 +56,7 @@ impl Script {
             Self::Restore => RESTORE,
             Self::Renew => RENEW,
             Self::BindExpiring => BIND_EXPIRING,
+            Self::Overdue => OVERDUE,
             Self::Sweep => SWEEP,
         }
     }
@@ -210,21 +214,25 @@ local deadline = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000) + ton
 redis.call('ZADD', KEYS[2], 'GT', string.format('%d', deadline), ARGV[2])
 return 1";
 
-/// KEYS: deadlines. ARGV: what stands before and behind an exchange in the key of its bindings, the
-/// same for its permanent bindings, how many. Returns the exchanges whose deadline has passed.
-/// (The keys are not known before: a cluster cannot run this, as it cannot run Kombu's.)
+/// KEYS: deadlines. ARGV: how many. Returns exchanges whose deadline has passed.
+const OVERDUE: &str = r"
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%d', now), 'LIMIT', 0, ARGV[1])";
+
+/// KEYS: deadlines, then the bindings and the permanent bindings of each exchange. ARGV: the
+/// exchanges. Those whose deadline was put off meanwhile stay.
 const SWEEP: &str = r"
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
-local overdue = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%d', now), 'LIMIT', 0,
-  ARGV[5])
-for _, exchange in ipairs(overdue) do
-  if redis.call('EXISTS', ARGV[3] .. exchange .. ARGV[4]) == 0 then
-    redis.call('DEL', ARGV[1] .. exchange .. ARGV[2])
+for i, exchange in ipairs(ARGV) do
+  local deadline = redis.call('ZSCORE', KEYS[1], exchange)
+  if deadline and tonumber(deadline) <= now then
+    if redis.call('EXISTS', KEYS[i * 2 + 1]) == 0 then redis.call('DEL', KEYS[i * 2]) end
+    redis.call('ZREM', KEYS[1], exchange)
   end
-  redis.call('ZREM', KEYS[1], exchange)
 end
-return overdue";
+return #ARGV";
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,11 @@
 //! Sentinels: servers that are asked where the master is, each time a link is made.
 
+use super::ask::{Login, ask, share};
 use super::given::{Given, TlsDraft};
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::dial::{Address, DialOptions, Keepalive, dial};
-use crate::io::link::{Expect, Link, Traffic};
+use crate::io::dial::{Address, DialOptions, Keepalive};
 use crate::io::task::timeout_at;
-use crate::protocol::resp::{Command, Parser, Pipeline, Value};
+use crate::protocol::resp::{Command, Value};
 use crate::transport::Url;
 use crate::transport::schemes::Options;
 use serde_json::Value as Json;
@@ -16,8 +16,6 @@ use std::time::{Duration, Instant};
 
 /// The port of sentinels.
 const PORT: u16 = 26379;
-/// One of several sentinels is waited for at least so long.
-const SHORTEST: Duration = Duration::from_millis(200);
 
 /// Who to ask for the master. `Debug` shows no password.
 #[derive(Clone)]
@@ -42,15 +40,6 @@ impl fmt::Debug for Sentinels {
             .field("nodes", &self.nodes)
             .field("master", &self.master)
             .finish_non_exhaustive()
-    }
-}
-
-/// Everything but pushes, of which there are none.
-struct NoPushes;
-
-impl Traffic<Value> for NoPushes {
-    fn route(&mut self, event: Value) -> Option<Value> {
-        Some(event)
     }
 }
 
@@ -144,12 +133,7 @@ impl Sentinels {
     /// # Errors
     /// `Connection` when none of them knows, with what each has said; `Auth`.
     pub(super) async fn master(&self) -> Result<Address> {
-        let share =
-            self.dial.connect_timeout / u32::try_from(self.nodes.len() + 1).unwrap_or(u32::MAX);
-        let patience = match self.nodes.len() {
-            1 => self.dial.connect_timeout,
-            _ => share.max(SHORTEST),
-        };
+        let patience = share(self.dial.connect_timeout, self.nodes.len());
         let first = self.turn.load(Ordering::Relaxed);
         let mut said = Vec::new();
         for at in 0..self.nodes.len() {
@@ -177,28 +161,12 @@ impl Sentinels {
 
     async fn ask(&self, node: &Address, patience: Duration) -> Result<Address> {
         let peer = format!("the sentinel at {node}");
-        let stream = dial(node, &self.dial).await?;
-        let link = Link::new(stream, peer.clone(), Parser::default(), NoPushes);
-        let mut pipeline = Pipeline::new();
-        if let Some(password) = &self.password {
-            let user = self.username.as_deref().unwrap_or("default");
-            pipeline.push(&Command::new("AUTH").arg(user).arg(password));
-        }
-        pipeline.push(&Command::new("SENTINEL").args(["MASTER", self.master.as_str()]));
-        let count = pipeline.len();
-        let replies = link.request(&pipeline.into_bytes(), Expect::Count(count), patience).await;
-        link.close("the sentinel has been asked");
-        let mut answer = None;
-        for reply in replies? {
-            if let Value::Error(error) = &reply {
-                return Err(match error.code() {
-                    "NOAUTH" | "WRONGPASS" => {
-                        Error::auth(format!("{peer} refused the log-in: {error}"))
-                    }
-                    _ => Error::connection(format!("{peer}: {error}")),
-                });
-            }
-            answer = Some(reply);
+        let login =
+            Login { username: self.username.as_deref(), password: self.password.as_deref() };
+        let question = Command::new("SENTINEL").args(["MASTER", self.master.as_str()]);
+        let answer = ask(node, &peer, &self.dial, login, &[question], patience).await?.pop();
+        if let Some(Value::Error(error)) = answer {
+            return Err(Error::connection(format!("{peer}: {error}")));
         }
         self.believe(&peer, answer.unwrap_or(Value::Null))
     }
@@ -235,7 +203,7 @@ impl Sentinels {
 }
 
 /// `[[host, port], ...]`
-fn nodes(option: &Given<'_>) -> Result<Vec<Address>> {
+pub(super) fn nodes(option: &Given<'_>) -> Result<Vec<Address>> {
     let right = "a list of hosts and ports like [['10.0.0.1', 26379]]";
     let items = option.value.as_array().ok_or_else(|| option.ill_typed(right))?;
     let nodes = items

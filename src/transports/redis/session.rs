@@ -1,12 +1,12 @@
 //! One live link, with commands and scripts.
 
 use super::Config;
-use super::error::{is_misplaced, ours, refused, unexpected};
+use super::error::{is_misplaced, is_moving, ours, refused, unexpected};
 use super::greeting::{Abilities, Scripts, greet, introduce};
 use super::plain;
 use super::scripts::Script;
 use super::shared::Shared;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::dial::{Address, dial};
 use crate::io::keeper;
 use crate::io::link::{Expect, Link, Traffic};
@@ -26,19 +26,20 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 pub(super) struct Session {
     link: Arc<Link<Parser>>,
     config: Arc<Config>,
-    address: Address,
+    /// Where the server is.
+    pub(super) address: Address,
     abilities: Abilities,
     shared: Weak<Shared>,
     /// Without pushes: the link that listens to fanout exchanges, once there are some.
     ears: OnceLock<Arc<Link<Parser>>>,
-    /// An answer nobody waited for said that this is not the server to be at.
+    /// The server has said that it is not the one to be at.
     misplaced: Arc<AtomicBool>,
     /// Which state of the fanout subscriptions the server knows.
     pub(super) topics: AtomicU64,
 }
 
 impl Session {
-    /// Connects; where to, sentinels are asked each time.
+    /// Connects; where to, sentinels or nodes are asked each time.
     ///
     /// # Errors
     /// `Connection`, `Auth`, or `Unsupported` when the server is too old.
@@ -47,17 +48,42 @@ impl Session {
     }
 
     async fn connect(config: &Arc<Config>, shared: Weak<Shared>) -> Result<Self> {
-        let address = match &config.sentinels {
-            Some(sentinels) => sentinels.master().await?,
-            None => config.address.clone(),
+        let address = match (&config.sentinels, &config.cluster) {
+            (Some(sentinels), _) => sentinels.master().await?,
+            (_, Some(cluster)) => cluster.master(config).await?,
+            _ => config.address.clone(),
         };
+        let connected = Self::connect_to(address, config, shared).await;
+        if let (Err(_), Some(cluster)) = (&connected, &config.cluster) {
+            cluster.doubt();
+        }
+        connected
+    }
+
+    /// Connects to this server.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub(super) async fn connect_to(
+        address: Address,
+        config: &Arc<Config>,
+        shared: Weak<Shared>,
+    ) -> Result<Self> {
         let until = Instant::now() + config.dial.connect_timeout;
-        let link = open_link(&address, config, Incoming { shared: shared.clone(), ears: false });
-        let link = link.await?;
+        let misplaced = Arc::<AtomicBool>::default();
+        let incoming =
+            Incoming { shared: shared.clone(), misplaced: misplaced.clone(), ears: false };
+        let link = open_link(&address, config, incoming).await?;
         let abilities = greet(&link, config, until).await?;
+        if config.cluster.is_some() && matches!(abilities.scripts, Scripts::Refused) {
+            return Err(Error::unsupported(format!(
+                "{} refuses scripts, which are needed in a cluster",
+                link.peer()
+            )));
+        }
         keeper::tend(&link)?;
         tracing::debug!("connected to {}, database {}", link.peer(), config.db);
-        Ok(Self::new(link, config.clone(), address, abilities, shared))
+        Ok(Self { misplaced, ..Self::new(link, config.clone(), address, abilities, shared) })
     }
 
     fn new(
@@ -89,7 +115,8 @@ impl Session {
 
     async fn further_link(&self, ears: bool) -> Result<Arc<Link<Parser>>> {
         let until = Instant::now() + self.config.dial.connect_timeout;
-        let traffic = Incoming { shared: self.shared.clone(), ears };
+        let (shared, misplaced) = (self.shared.clone(), self.misplaced.clone());
+        let traffic = Incoming { shared, misplaced, ears };
         let link = open_link(&self.address, &self.config, traffic).await?;
         introduce(&link, &self.config, until).await?;
         Ok(link)
@@ -114,7 +141,22 @@ impl Session {
     pub(super) fn is_alive(&self) -> bool {
         self.link.is_alive()
             && self.ears.get().is_none_or(|ears| ears.is_alive())
-            && !self.misplaced.load(Ordering::Acquire)
+            && !self.is_left()
+    }
+
+    /// The server is not the one to be at: whoever uses the store next connects anew.
+    pub(super) fn leave(&self) {
+        self.misplaced.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Session::leave`] was called, or what amounts to it.
+    pub(super) fn is_left(&self) -> bool {
+        self.misplaced.load(Ordering::Acquire)
+    }
+
+    /// Whether the server is a node of a cluster: what it refuses may be for another one.
+    pub(super) fn is_in_cluster(&self) -> bool {
+        self.config.cluster.is_some()
     }
 
     /// The link for commands.
@@ -154,23 +196,32 @@ impl Session {
 
     /// Sends one command; `what` names it in errors.
     pub(super) async fn call(&self, what: &str, command: &Command) -> Result<Value> {
-        let request =
-            self.link.request(&command.pack(), Expect::Count(1), self.config.reply_timeout);
-        let reply = request
-            .await
-            .map_err(ours)?
-            .pop()
-            .ok_or_else(|| Error::internal("a reply is missing"))?;
+        let reply = self.reply(&command.pack(), Moving::Wait).await?;
         self.checked(what, reply)
     }
 
     /// Sends several commands in one write. The first error reply is the error.
     pub(super) async fn call_all(&self, what: &str, pipeline: Pipeline) -> Result<Vec<Value>> {
-        let count = pipeline.len();
-        let data = pipeline.into_bytes();
-        let request = self.link.request(&data, Expect::Count(count), self.config.reply_timeout);
-        let replies = request.await.map_err(ours)?;
-        replies.into_iter().map(|reply| self.checked(what, reply)).collect()
+        let replies = self.exchange(pipeline.data(), pipeline.len()).await?;
+        let mut checked = Vec::with_capacity(replies.len());
+        for (at, reply) in replies.into_iter().enumerate() {
+            let reply = self.followed(pipeline.command(at), reply, Moving::Wait).await?;
+            checked.push(self.checked(what, reply)?);
+        }
+        Ok(checked)
+    }
+
+    /// Sends what is packed and waits for the replies.
+    pub(super) async fn exchange(&self, data: &[u8], count: usize) -> Result<Vec<Value>> {
+        let patience = self.config.reply_timeout;
+        self.link.request(data, Expect::Count(count), patience).await.map_err(ours)
+    }
+
+    /// The reply to one command, wherever it leads.
+    async fn reply(&self, command: &[u8], moving: Moving) -> Result<Value> {
+        let reply = self.exchange(command, 1).await?.pop();
+        let reply = reply.ok_or_else(|| Error::internal("a reply is missing"))?;
+        self.followed(command, reply, moving).await
     }
 
     /// Hands commands to the kernel. Error replies are logged when somebody reads them; when the
@@ -180,24 +231,34 @@ impl Session {
         pipeline: Pipeline,
         lost: impl FnOnce() + Send + 'static,
     ) -> Result<()> {
-        let misplaced = self.misplaced.clone();
+        let (misplaced, in_cluster) = (self.misplaced.clone(), self.is_in_cluster());
         let told = move |replies: Option<Vec<Value>>| {
             let Some(replies) = replies else { return lost() };
-            let mut elsewhere = false;
+            let (mut elsewhere, mut later) = (false, false);
             for reply in replies {
                 let Value::Error(error) = reply else { continue };
-                elsewhere |= is_misplaced(&error);
-                tracing::error!("Redis refused a command that was sent without waiting: {error}");
+                let moved = in_cluster && error.code() == "MOVED";
+                let moving = in_cluster && is_moving(&error);
+                if moved || moving {
+                    tracing::debug!("a command that was sent without waiting comes again: {error}");
+                } else {
+                    tracing::error!(
+                        "Redis refused a command that was sent without waiting: {error}"
+                    );
+                }
+                elsewhere |= moved || is_misplaced(&error);
+                later |= moving;
             }
             if elsewhere {
                 // Nothing of it was done: it belongs to the server that the next link leads to.
                 misplaced.store(true, Ordering::Release);
+            }
+            if elsewhere || later {
                 lost();
             }
         };
-        let count = pipeline.len();
-        let data = pipeline.into_bytes();
-        self.link.tell(&data, count, self.config.reply_timeout, Box::new(told)).await.map_err(ours)
+        let (count, patience) = (pipeline.len(), self.config.reply_timeout);
+        self.link.tell(pipeline.data(), count, patience, Box::new(told)).await.map_err(ours)
     }
 
     /// Several commands as one step. `None` when a key has changed that this link watches.
@@ -226,33 +287,41 @@ impl Session {
 
     /// Runs a script, or does without one what it would do.
     pub(super) async fn run(&self, what: &str, call: ScriptCall) -> Result<Value> {
-        let text = call.script.text().as_bytes();
-        let hash = match &self.abilities.scripts {
-            Scripts::Loaded(hashes) => &hashes[call.script.number()],
-            Scripts::Sent => return self.call(what, &call.command("EVAL", text)).await,
-            Scripts::Refused => return Box::pin(plain::run(self, what, &call)).await,
-        };
-        let command = call.command("EVALSHA", hash);
-        let request =
-            self.link.request(&command.pack(), Expect::Count(1), self.config.reply_timeout);
-        let reply = request
-            .await
-            .map_err(ours)?
-            .pop()
-            .ok_or_else(|| Error::internal("a reply is missing"))?;
-        match reply {
-            // The server has dropped its scripts since the greeting.
-            Value::Error(error) if error.code() == "NOSCRIPT" => {
-                self.call(what, &call.command("EVAL", text)).await
-            }
-            reply => self.checked(what, reply),
+        if matches!(self.abilities.scripts, Scripts::Refused) {
+            return Box::pin(plain::run(self, what, &call)).await;
         }
+        let reply = self.script_reply(&call, Moving::Wait).await?;
+        self.checked(what, reply)
+    }
+
+    /// As [`Session::run`]; `None` when the keys are on their way to another node of a cluster.
+    pub(super) async fn run_now(&self, what: &str, call: ScriptCall) -> Result<Option<Value>> {
+        if !self.is_in_cluster() {
+            return self.run(what, call).await.map(Some);
+        }
+        match self.script_reply(&call, Moving::Tell).await? {
+            Value::Error(error) if is_moving(&error) => Ok(None),
+            reply => self.checked(what, reply).map(Some),
+        }
+    }
+
+    async fn script_reply(&self, call: &ScriptCall, moving: Moving) -> Result<Value> {
+        if let Scripts::Loaded(hashes) = &self.abilities.scripts {
+            let command = call.command("EVALSHA", &hashes[call.script.number()]).pack();
+            match self.reply(&command, moving).await? {
+                // The server has dropped its scripts since the greeting.
+                Value::Error(error) if error.code() == "NOSCRIPT" => {}
+                reply => return Ok(reply),
+            }
+        }
+        let text = call.script.text().as_bytes();
+        self.reply(&call.command("EVAL", text).pack(), moving).await
     }
 
     /// Listens to these patterns, too.
     pub(super) async fn listen(&self, topics: &[String]) -> Result<()> {
         if self.abilities.pushes {
-            return self.subscription(&self.link, "PSUBSCRIBE", topics).await;
+            return self.subscription(&self.link, self.config.subscribe_command(), topics).await;
         }
         let ears = match self.ears.get() {
             Some(ears) => ears,
@@ -262,14 +331,14 @@ impl Session {
                 self.ears.get_or_init(|| link)
             }
         };
-        self.subscription(ears, "PSUBSCRIBE", topics).await
+        self.subscription(ears, self.config.subscribe_command(), topics).await
     }
 
     /// Listens to these patterns no more.
     pub(super) async fn unlisten(&self, topics: &[String]) -> Result<()> {
         let ears = if self.abilities.pushes { Some(&self.link) } else { self.ears.get() };
         match ears {
-            Some(ears) => self.subscription(ears, "PUNSUBSCRIBE", topics).await,
+            Some(ears) => self.subscription(ears, self.config.unsubscribe_command(), topics).await,
             None => Ok(()),
         }
     }
@@ -292,7 +361,7 @@ impl Session {
             reply => reply.as_bytes().is_some_and(|text| text == END),
         };
         let request = ears.request(
-            &pipeline.into_bytes(),
+            pipeline.data(),
             Expect::Until(Arc::new(is_end)),
             self.config.reply_timeout,
         );
@@ -307,8 +376,31 @@ impl Session {
         if is_misplaced(&error) {
             self.link.close(&error.to_string());
         }
-        Err(refused(what, &error))
+        match error.code() {
+            // Followed for as long as a reply may take.
+            "MOVED" if self.is_in_cluster() => {
+                Err(ours(Error::connection(format!("Redis refused {what}: {error}"))))
+            }
+            "MOVED" | "CROSSSLOT" if !self.is_in_cluster() => Err(ours(Error::new(
+                ErrorKind::Channel,
+                format!(
+                    "Redis refused {what}: {} is a node of a cluster, for which the URL begins with \
+                     rediscluster:// or redisclusters:// ({error})",
+                    self.link.peer()
+                ),
+            ))),
+            _ => Err(refused(what, &error)),
+        }
     }
+}
+
+/// What to do while keys are on their way to another node of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moving {
+    /// Try again, for as long as a reply may take.
+    Wait,
+    /// The error is the answer.
+    Tell,
 }
 
 async fn open_link(
@@ -354,6 +446,7 @@ impl ScriptCall {
 /// What comes in unasked.
 struct Incoming {
     shared: Weak<Shared>,
+    misplaced: Arc<AtomicBool>,
     /// Whether the link listens in RESP2, where what is published looks like a reply.
     ears: bool,
 }
@@ -365,8 +458,10 @@ impl Traffic<Value> for Incoming {
             Value::Array(items) if self.ears && is_heard(&items) => items,
             reply => return Some(reply),
         };
-        if let Some(shared) = self.shared.upgrade() {
-            shared.pushed(items);
+        if let Some(shared) = self.shared.upgrade()
+            && !shared.pushed(items)
+        {
+            self.misplaced.store(true, Ordering::Release);
         }
         None
     }
@@ -374,5 +469,15 @@ impl Traffic<Value> for Incoming {
 
 fn is_heard(items: &[Value]) -> bool {
     let kind = items.first().and_then(Value::as_bytes).map(|kind| kind.as_ref());
-    matches!(kind, Some(b"pmessage" | b"psubscribe" | b"punsubscribe"))
+    matches!(
+        kind,
+        Some(
+            b"pmessage"
+                | b"psubscribe"
+                | b"punsubscribe"
+                | b"smessage"
+                | b"ssubscribe"
+                | b"sunsubscribe"
+        )
+    )
 }

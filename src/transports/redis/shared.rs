@@ -2,12 +2,15 @@
 
 use super::Config;
 use super::bindings::BindingCache;
+use super::error::ours;
 use super::fanout::Fanout;
 use super::maintenance;
 use super::news::News;
 use super::session::Session;
 use super::unsure::Unsure;
 use crate::error::{Error, Result};
+use crate::io::dial::Address;
+use crate::io::keeper;
 use crate::io::lock::Mutex;
 use crate::io::task::{Notify, sleep_until};
 use crate::model::{Name, Queue};
@@ -25,6 +28,8 @@ pub(super) struct Shared {
     pub(super) exchanges: Exchanges,
     me: Weak<Self>,
     current: Mutex<Option<Arc<Session>>>,
+    /// To the node that the slot is being moved to.
+    side: Mutex<Option<Arc<Session>>>,
     backoff: Mutex<Backoff>,
     pub(super) news: News,
     pub(super) fanout: Fanout,
@@ -78,6 +83,7 @@ impl Shared {
             exchanges: Exchanges::default(),
             me: me.clone(),
             current: Mutex::default(),
+            side: Mutex::default(),
             backoff: Mutex::default(),
             news: News::default(),
             fanout: Fanout::default(),
@@ -147,9 +153,15 @@ impl Shared {
         }
         let old = current.replace(session.clone());
         drop(current);
-        if let Some(old) = old {
+        *self.side.lock() = None;
+        match old {
+            // Not the server to be at. Answers may still be on their way.
+            Some(old) if old.is_left() && old.link().is_alive() => {
+                keeper::spawn(async move { old.close().await })?;
+            }
             // One of its links may still live, with answers to come.
-            old.sever("another one takes its place");
+            Some(old) => old.sever("another one takes its place"),
+            None => {}
         }
         // What the server knew of the old link is gone with it.
         self.bindings.clear();
@@ -157,6 +169,18 @@ impl Shared {
         if !self.maintained.swap(true, Ordering::AcqRel) {
             maintenance::start(&self.me)?;
         }
+        Ok(session)
+    }
+
+    /// A session with the node that the slot is being moved to.
+    pub(super) async fn side_session(&self, address: &Address) -> Result<Arc<Session>> {
+        let known = self.side.lock().clone();
+        if let Some(known) = known.filter(|side| side.is_alive() && side.address == *address) {
+            return Ok(known);
+        }
+        let session = Session::connect_to(address.clone(), &self.config, self.me.clone());
+        let session = Arc::new(session.await.map_err(ours)?);
+        *self.side.lock() = Some(session.clone());
         Ok(session)
     }
 
@@ -176,6 +200,7 @@ impl Shared {
     /// Gives everything up that lives in this process only.
     pub(super) async fn close(&self) {
         let session = self.current.lock().take();
+        *self.side.lock() = None;
         if let Some(session) = session {
             session.close().await;
         }
@@ -192,10 +217,11 @@ impl Shared {
         }
     }
 
-    /// A push from the server. Called while the link is locked.
-    pub(super) fn pushed(&self, items: Vec<Value>) {
+    /// A push from the server. Called while the link is locked. Whether the server is still the one
+    /// to be at.
+    pub(super) fn pushed(&self, items: Vec<Value>) -> bool {
         let mut items = items.into_iter();
-        let Some(kind) = items.next() else { return };
+        let Some(kind) = items.next() else { return true };
         match kind.as_bytes().map(|kind| kind.as_ref()) {
             Some(b"invalidate") => match items.next() {
                 Some(Value::Array(keys)) => {
@@ -209,17 +235,30 @@ impl Shared {
                     self.news.forget();
                 }
             },
-            Some(b"pmessage") => {
+            Some(kind @ (b"pmessage" | b"smessage")) => {
                 let mut text = || items.next().and_then(|item| item.as_bytes().cloned());
-                let (pattern, _channel, payload) = (text(), text(), text());
-                if let (Some(pattern), Some(payload)) = (pattern, payload) {
+                let pattern = text();
+                if kind == b"pmessage" {
+                    text(); // the channel
+                }
+                if let (Some(pattern), Some(payload)) = (pattern, text()) {
                     for queue in self.fanout.received(&self.config, &pattern, payload) {
                         self.news.queue_changed(&queue);
                     }
                 }
             }
+            Some(b"sunsubscribe") => {
+                let topic = items.next();
+                let topic = topic.as_ref().and_then(Value::as_bytes);
+                if topic.is_some_and(|topic| self.fanout.listens_to(topic)) {
+                    // Not on our behalf: the slot has moved.
+                    self.news.forget();
+                    return false;
+                }
+            }
             _ => {} // answers to subscriptions
         }
+        true
     }
 
     fn key_changed(&self, key: &[u8]) {

@@ -66,6 +66,7 @@ impl Shared {
         let lost = move || {
             if let Some(shared) = shared.upgrade() {
                 shared.unsure.not_settled(tags);
+                shared.upkeep.notify();
             }
         };
         session.tell(pipeline, lost).await

@@ -74,18 +74,19 @@ impl Unsure {
     }
 
     fn is_empty(&self) -> bool {
-        self.not_settled.lock().is_empty()
-            && self.not_requeued.lock().is_empty()
-            && self.receives.lock().is_empty()
-            && self.not_claimed.lock().is_empty()
+        !self.is_unsettled() && self.receives.lock().is_empty()
+    }
+
+    /// Whether there are claims that the server may not know to be settled or rejected.
+    pub(super) fn is_unsettled(&self) -> bool {
+        !self.not_settled.lock().is_empty()
+            || !self.not_requeued.lock().is_empty()
+            || !self.not_claimed.lock().is_empty()
     }
 
     fn has_due(&self) -> bool {
         let now = Instant::now();
-        !self.not_settled.lock().is_empty()
-            || !self.not_requeued.lock().is_empty()
-            || !self.not_claimed.lock().is_empty()
-            || self.receives.lock().iter().any(|receive| receive.next <= now)
+        self.is_unsettled() || self.receives.lock().iter().any(|receive| receive.next <= now)
     }
 
     fn due(&self) -> Vec<Receive> {

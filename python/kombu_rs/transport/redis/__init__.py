@@ -1,11 +1,13 @@
-"""``redis://``, ``rediss://`` and ``sentinel://``.
+"""``redis://``, ``rediss://``, ``sentinel://``, ``rediscluster://`` and ``redisclusters://``.
 
 The native core speaks with the server: no redis-py is needed, and keys, messages and fanout
 channels are those of Kombu, so that its workers and ours share queues.
 
 URLs: ``redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]``, ``rediss://`` for TLS,
-``redis+socket:///PATH?virtual_host=DATABASE``, and
-``sentinel://HOST[:PORT][/DATABASE][;sentinel://...]`` with the transport option ``master_name``.
+``redis+socket:///PATH?virtual_host=DATABASE``,
+``sentinel://HOST[:PORT][/DATABASE][;sentinel://...]`` with the transport option ``master_name``,
+``rediscluster://[USER:PASSWORD@]HOST[:PORT][;rediscluster://...]`` for a cluster, see
+:class:`ClusterChannel`, and ``redisclusters://`` for one with TLS.
 
 The transport options are the attributes of :class:`Channel` that
 :attr:`Channel.from_transport_options` names. Names of redis-py (``redis``, ``exceptions``,
@@ -20,6 +22,7 @@ from ..._native import PublishBatch
 from ...log import get_logger
 from ...utils.eventio import ERR, READ
 from .channel import PRIORITY_STEPS, Channel
+from .clusters import ClusterChannel, ClusterTransport
 from .errors import error_classes_t, get_redis_ConnectionError, get_redis_error_classes
 from .keyprefix import GlobalKeyPrefixMixin
 from .mutex import Mutex, MutexHeld
@@ -35,6 +38,8 @@ __all__ = (
     "PRIORITY_STEPS",
     "READ",
     "Channel",
+    "ClusterChannel",
+    "ClusterTransport",
     "GlobalKeyPrefixMixin",
     "MultiChannelPoller",
     "Mutex",

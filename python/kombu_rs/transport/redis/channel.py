@@ -207,7 +207,7 @@ class Channel(native_virtual.Channel):
         super()._on_replaced(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in hooks.FIXED and self._opened and value != getattr(self, name):
+        if name in hooks.FIXED and self._opened and value != getattr(self, name, value):
             raise AttributeError(
                 f"{name} is a setting of the native core and was read when the connection was "
                 f"made: set it as a transport option or in a subclass of Channel"

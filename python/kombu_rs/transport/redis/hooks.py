@@ -46,8 +46,11 @@ CONNECTION = (
     "socket_timeout",
 )
 
+#: Attributes of a channel on a cluster.
+CLUSTER = ("hash_tag", "sharded_fanout", "startup_nodes")
+
 #: Attributes that cannot change once the channel is there.
-FIXED = frozenset((*OPTIONS, *CONNECTION))
+FIXED = frozenset((*OPTIONS, *CONNECTION, *CLUSTER))
 
 #: Names with which Kombu receives and puts back, or makes up keys: the core does not call them.
 UNCALLED = (
@@ -119,6 +122,7 @@ def refuse(channel: Any, names: list[str]) -> NoReturn:
 def settings(channel: Any) -> dict[str, Any]:
     """Return what the channels of a connection have in common."""
     names = [name for name in (*OPTIONS, *CONNECTION) if not name.startswith("connection_class")]
+    names += [name for name in CLUSTER if hasattr(channel, name)]
     return {name: getattr(channel, name) for name in names}
 
 

@@ -218,6 +218,11 @@ def as_sentinel(url: str) -> str:
     return "sentinel" + url[len("redis") :]
 
 
+def as_cluster(url: str) -> str:
+    """Return a Redis URL with the scheme for clusters."""
+    return "rediscluster" + url[len("redis") :]
+
+
 def is_secure(connection_class: Any) -> bool:
     """Whether connections of a class speak TLS.
 
@@ -249,9 +254,18 @@ def _plain(value: Any) -> Any:
 
 def sentinel_nodes(client: Any, default_port: int) -> list[list[Any]]:
     """Return host and port of all sentinels that the URLs of a connection name."""
+    return _nodes(client, default_port, ("sentinel://",))
+
+
+def cluster_nodes(client: Any, default_port: int) -> list[list[Any]]:
+    """Return host and port of all nodes of a cluster that the URLs of a connection name."""
+    return _nodes(client, default_port, ("rediscluster://", "redisclusters://"))
+
+
+def _nodes(client: Any, default_port: int, schemes: tuple[str, ...]) -> list[list[Any]]:
     nodes: list[list[Any]] = []
     for url in client.alt or ():
-        if url and url.startswith("sentinel://"):
+        if url and url.startswith(schemes):
             parts = url_to_parts(url)
             nodes.append([parts.hostname or "localhost", parts.port or default_port])
     return nodes or [[client.hostname or "localhost", client.port or default_port]]
