@@ -11,6 +11,7 @@
 
 mod bindings;
 mod config;
+mod deliveries;
 mod error;
 mod fanout;
 mod given;
@@ -21,6 +22,8 @@ mod maintenance;
 mod news;
 mod plain;
 mod receive;
+mod replay;
+mod restore;
 mod scripts;
 mod sentinel;
 mod session;
