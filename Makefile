@@ -115,7 +115,7 @@ test-rust: $(VENV)/.ready $(SERVERS)/.ready ## Run the Rust tests
 	PYTHONPATH=tests $(VENV)/bin/python -m servers.serve redis rediscluster -- bash -euc '\
 	  if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; \
 	  else cargo test --locked --lib --bins --tests; fi; \
-	  KOMBU_RS_TEST_REDIS=$$KOMBU_RS_TEST_REDIS_BARE cargo test --locked --test redis_upkeep --test redis_fairness; \
+	  KOMBU_RS_TEST_REDIS=$$KOMBU_RS_TEST_REDIS_BARE cargo test --locked --test redis_claims --test redis_upkeep --test redis_fairness; \
 	  cargo test --locked --doc'
 
 PYTEST_ARGS ?=

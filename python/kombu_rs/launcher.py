@@ -1,4 +1,4 @@
-"""``kombu-rs run CMD...``: run a program with this package as its ``kombu``."""
+"""The command ``kombu-rs``; ``run`` runs a program with this package as its ``kombu``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ __all__ = ("main",)
 
 USAGE = """\
 usage: kombu-rs run CMD [ARG...]
+       kombu-rs replay URL QUEUE [--limit N] [--option NAME=VALUE]...
        kombu-rs --version
 
-run   runs CMD with `kombu` being kombu-rs, in its Python process and in those that it starts.
-      For example: kombu-rs run celery -A tasks worker
+run     runs CMD with `kombu` being kombu-rs, in its Python process and in those that it starts.
+        For example: kombu-rs run celery -A tasks worker
+replay  moves the dead letters in QUEUE back to the queues that they came from (Redis).
+        For example: kombu-rs replay redis://localhost/0 celery.dead
 """
 
 # Put first into PYTHONPATH: Python imports the sitecustomize in it at start.
@@ -145,6 +148,10 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"kombu-rs {version('kombu-rs')}")
         return 0
+    if arguments[:1] == ["replay"]:
+        from ._replay import main as replay
+
+        return replay(arguments[1:])
     try:
         if not arguments or arguments[0] != "run":
             given = f"unknown command {arguments[0]!r}\n\n" if arguments else ""

@@ -70,6 +70,20 @@ impl Json {
         self.members().into_iter().rfind(|member| member.name.is(name)).map(|member| member.value)
     }
 
+    /// A copy of an object in which these members have these values, given as JSON texts, in this
+    /// order behind the others; `None` leaves one out.
+    pub fn with(&self, changes: &[(&str, Option<String>)]) -> Self {
+        let kept = self.members().into_iter();
+        let kept = kept.filter(|member| !changes.iter().any(|(name, _)| member.name.is(name)));
+        let mut texts: Vec<Vec<u8>> = kept.map(|member| member.whole.to_vec()).collect();
+        for (name, value) in changes {
+            if let Some(value) = value {
+                texts.push(format!("\"{name}\": {value}").into_bytes());
+            }
+        }
+        Self([&b"{"[..], &texts.join(&b", "[..]), b"}"].concat().into())
+    }
+
     /// What stands between an object's braces, without surrounding whitespace; empty for other values.
     pub fn inner(&self) -> &[u8] {
         match self.0.trim_ascii() {
@@ -105,5 +119,13 @@ mod tests {
         assert_eq!(json.members()[1].whole, b"\"\\u0062\" : [2]");
         assert!(Json::parse(&b"[1]"[..]).unwrap().members().is_empty());
         assert_eq!(Json::parse(&b"\xff"[..]).unwrap_err().at, 0);
+    }
+
+    #[test]
+    fn members_are_replaced() {
+        let json = Json::parse(&b"{\"a\": 1, \"b\":2, \"a\": 3}"[..]).unwrap();
+        let changed = json.with(&[("a", Some("4".into())), ("b", None), ("c", None)]);
+        assert_eq!(changed.as_bytes(), b"{\"a\": 4}");
+        assert!(changed.with(&[("a", None)]).is_empty_object());
     }
 }

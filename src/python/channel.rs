@@ -499,6 +499,13 @@ impl Channel {
         enter(py, self.inner.reclaim(limit))
     }
 
+    /// Move dead letters back to the queues that they came from, at most ``limit``; returns how many.
+    #[pyo3(signature = (dead_letters, limit=None))]
+    fn _replay(&self, py: Python<'_>, dead_letters: &str, limit: Option<usize>) -> PyResult<usize> {
+        let queue = dead_letters.into();
+        enter(py, self.inner.replay(&queue, limit))
+    }
+
     /// Drop the bindings of queues that have expired; returns of how many exchanges.
     #[pyo3(signature = (limit=100))]
     fn _sweep(&self, py: Python<'_>, limit: usize) -> PyResult<usize> {

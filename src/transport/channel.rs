@@ -164,6 +164,9 @@ pub trait Channel: Debug + Send + Sync + 'static {
     /// about `limit`. How many.
     async fn reclaim(&self, limit: Option<usize>) -> Result<usize>;
 
+    /// Moves dead letters back to the queues that they came from; at most `limit`. How many.
+    async fn replay(&self, dead_letters: &Name, limit: Option<usize>) -> Result<usize>;
+
     /// Drops the bindings of queues that have expired, of at most `limit` exchanges. How many.
     async fn sweep(&self, limit: usize) -> Result<usize>;
 

@@ -88,6 +88,10 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// them those that this store itself has held for longer than a lease without settling them.
     async fn reclaim(&self, limit: Option<usize>) -> Result<usize>;
 
+    /// Moves dead letters, the oldest first, from the queue that they were put into back to the
+    /// queues that they came from; at most `limit`. How many. `Unsupported` where there are none.
+    async fn replay(&self, dead_letters: &Name, limit: Option<usize>) -> Result<usize>;
+
     /// Drops what is still kept for queues that have expired: the binding tables of at most `limit`
     /// exchanges; how many.
     async fn sweep(&self, limit: usize) -> Result<usize>;

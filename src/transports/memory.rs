@@ -2,7 +2,7 @@
 //!
 //! A forked child starts with an empty broker of its own.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::generation::PerProcess;
 use crate::io::lock::Mutex;
 use crate::io::task::Notify;
@@ -229,6 +229,10 @@ impl Store for MemoryStore {
 
     async fn reclaim(&self, _limit: Option<usize>) -> Result<usize> {
         Ok(0) // a claim has no lease
+    }
+
+    async fn replay(&self, _dead_letters: &Name, _limit: Option<usize>) -> Result<usize> {
+        Err(Error::unsupported("the memory transport keeps no dead letters"))
     }
 
     async fn sweep(&self, _limit: usize) -> Result<usize> {

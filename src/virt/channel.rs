@@ -448,6 +448,12 @@ impl transport::Channel for Channel {
         Ok(restored)
     }
 
+    async fn replay(&self, dead_letters: &Name, limit: Option<usize>) -> Result<usize> {
+        let moved = self.store()?.replay(dead_letters, limit).await?;
+        self.session.get().shared.changed.notify();
+        Ok(moved)
+    }
+
     async fn sweep(&self, limit: usize) -> Result<usize> {
         self.store()?.sweep(limit).await
     }

@@ -1,6 +1,7 @@
 //! The URL and the transport options, checked.
 
 use super::cluster::Cluster;
+use super::deliveries::DeliveryLimit;
 use super::given::{Given, TlsDraft};
 use super::keys::Template;
 use super::sentinel::Sentinels;
@@ -38,15 +39,16 @@ pub struct Config {
     pub reply_timeout: Duration,
     /// `visibility_timeout`: a claim that was not renewed for so long is given to others, default 3600 s.
     pub visibility_timeout: Duration,
+    /// `renew_leases`: renew held claims, default true. Otherwise a claim ends after the visibility
+    /// timeout however well its owner is, as in Kombu.
+    pub renew_leases: bool,
+    /// `delivery_limit` and `dead_letter_queue`: `None` for as many deliveries as it takes.
+    pub delivery_limit: Option<DeliveryLimit>,
     /// `unacked_restore_interval`: how often to look for such claims, default 10 s, at most a third
     /// of the visibility timeout.
     pub restore_interval: Duration,
     /// `unacked_restore_limit`: at most so many at a time; `None` for all.
     pub restore_limit: Option<usize>,
-    /// `unacked_mutex_key`: held by who restores claims without scripts.
-    pub unacked_mutex_key: String,
-    /// `unacked_mutex_expire`: for how long at most, default 300 s.
-    pub unacked_mutex_expire: Duration,
     /// `polling_interval`: the longest pause between two looks for messages where the server may not
     /// tell of them, default 0.25 s.
     pub polling_interval: Duration,
@@ -62,6 +64,10 @@ pub struct Config {
     pub unacked_key: String,
     /// `unacked_index_key`
     pub unacked_index_key: String,
+    /// `unacked_mutex_key`: who restores expired claims.
+    pub unacked_mutex_key: String,
+    /// `unacked_mutex_expire`: how long at most after he was last heard of, default 300 s.
+    pub unacked_mutex_expire: Duration,
     /// `keyprefix_queue`: the set of an exchange's bindings.
     pub binding_key: Template,
     /// `keyprefix_binding_permanent`: those to queues that do not expire.
@@ -147,10 +153,10 @@ impl Config {
             },
             reply_timeout: Duration::from_secs(15),
             visibility_timeout: Duration::from_secs(3600),
+            renew_leases: true,
+            delivery_limit: None,
             restore_interval: Duration::from_secs(10),
             restore_limit: None,
-            unacked_mutex_key: "unacked_mutex".into(),
-            unacked_mutex_expire: Duration::from_secs(300),
             polling_interval: Duration::from_millis(250),
             ack_emulation: true,
             priority_steps: PRIORITY_STEPS.to_vec(),
@@ -158,6 +164,8 @@ impl Config {
             prefix: String::new(),
             unacked_key: "unacked".into(),
             unacked_index_key: "unacked_index".into(),
+            unacked_mutex_key: "unacked_mutex".into(),
+            unacked_mutex_expire: Duration::from_secs(300),
             binding_key: Template::new("_kombu.binding.", ""),
             permanent_key: Template::new("_kombu.binding_permanent.", ""),
             deadlines_key: "_kombu.binding_deadlines".into(),
@@ -211,6 +219,8 @@ struct Draft {
     fanout_prefix: Value,
     fanout_compat: bool,
     keyprefix_fanout: Option<String>,
+    delivery_limit: Option<usize>,
+    dead_letter_queue: Option<String>,
 }
 
 /// Options of Kombu, Celery and redis-py that change nothing here: one link needs no pool, and its
@@ -249,6 +259,8 @@ impl Draft {
             fanout_prefix: Value::Null,
             fanout_compat: false,
             keyprefix_fanout: None,
+            delivery_limit: None,
+            dead_letter_queue: None,
         }
     }
 
@@ -271,8 +283,13 @@ impl Draft {
             "client_name" => config.client_name = Some(option.non_empty()?),
             "ack_emulation" => config.ack_emulation = option.flag()?,
             "visibility_timeout" => config.visibility_timeout = option.seconds()?,
+            "renew_leases" => config.renew_leases = option.flag()?,
+            "delivery_limit" => self.delivery_limit = Some(option.count("a number of deliveries")?),
+            "dead_letter_queue" => self.dead_letter_queue = Some(option.non_empty()?),
             "unacked_restore_interval" => config.restore_interval = option.seconds()?,
-            "unacked_restore_limit" => config.restore_limit = Some(option.count()?),
+            "unacked_restore_limit" => {
+                config.restore_limit = Some(option.count("a number of messages")?)
+            }
             "unacked_mutex_key" => config.unacked_mutex_key = option.non_empty()?,
             "unacked_mutex_expire" => config.unacked_mutex_expire = option.seconds()?,
             "polling_interval" => config.polling_interval = option.pause()?,
@@ -340,6 +357,8 @@ impl Draft {
             }
             config.prefix = cluster.prefix(&config.prefix);
         }
+        config.delivery_limit =
+            DeliveryLimit::from_options(self.delivery_limit, self.dead_letter_queue)?;
         let third = config.visibility_timeout / 3;
         config.restore_interval = config.restore_interval.min(third);
         config.dial.tls = self.tls.finish();
@@ -359,9 +378,9 @@ fn queue_order(option: &Given<'_>) -> Result<QueueOrder> {
 fn unknown(name: &str) -> Error {
     Error::invalid(format!(
         "the Redis transport knows no option {name:?}; it knows ack_emulation, client_name, \
-         fanout_patterns, fanout_prefix, global_keyprefix, keyprefix_binding_deadlines, \
+         dead_letter_queue, delivery_limit, fanout_patterns, fanout_prefix, global_keyprefix, keyprefix_binding_deadlines, \
          keyprefix_binding_permanent, keyprefix_fanout, keyprefix_queue, min_binding_ttl, \
-         polling_interval, priority_steps, queue_order_strategy, sentinel_fanout_compat, sep, socket_connect_timeout, \
+         polling_interval, priority_steps, queue_order_strategy, renew_leases, sentinel_fanout_compat, sep, socket_connect_timeout, \
          socket_keepalive, socket_keepalive_options, socket_timeout, ssl, unacked_index_key, \
          unacked_key, unacked_mutex_expire, unacked_mutex_key, unacked_restore_interval, \
          unacked_restore_limit, visibility_timeout, with \

@@ -103,8 +103,9 @@ impl Given<'_> {
         }
     }
 
-    pub(super) fn count(&self) -> Result<usize> {
-        let number = self.number("a number of messages")?;
+    /// A whole number from 1 on; `right` says of what.
+    pub(super) fn count(&self, right: &str) -> Result<usize> {
+        let number = self.number(right)?;
         if (1.0..=1e9).contains(&number) && number.fract() == 0.0 {
             return Ok(number as usize);
         }

@@ -71,6 +71,7 @@ async fn maintain(shared: Weak<Shared>) {
     let mut binding = Schedule::new(REBIND_EVERY, REBIND_EVERY);
     let mut sweeping = Schedule::new(SWEEP_EVERY, SWEEP_EVERY);
     let mut settling = Schedule::new(TICK, TICK);
+    let mut turn = None;
     loop {
         let news = upkeep.listen();
         let Some(alive) = shared.upgrade() else { return };
@@ -87,6 +88,7 @@ async fn maintain(shared: Weak<Shared>) {
         either(sleep_until(next), news).await;
         let Some(shared) = shared.upgrade() else { return };
         if renewal.is_due()
+            && shared.config.renew_leases
             && let Err(error) = renew(&shared).await
         {
             tracing::warn!("claims could not be renewed, it is tried again: {error}");
@@ -103,14 +105,18 @@ async fn maintain(shared: Weak<Shared>) {
         if !consuming {
             restoring.next = restoring.next.max(Instant::now() + LOOK_AGAIN);
         }
-        if consuming
-            && restoring.is_due()
-            && shared.config.ack_emulation
-            && let Err(error) = shared.restore_expired().await
-            // A link that is gone was closed by us, or whoever uses it next says so.
-            && shared.live().is_some()
-        {
-            tracing::warn!("looking for expired claims failed: {error}");
+        if consuming && restoring.is_due() && shared.config.ack_emulation {
+            // A portion at a time: claims that are held here must be renewed meanwhile.
+            match shared.restore_some(turn.get_or_insert_with(|| shared.turn())).await {
+                Ok(Some(pause)) => restoring.next = Instant::now() + pause,
+                ended => {
+                    turn = None;
+                    // A link that is gone was closed by us, or whoever uses it next says so.
+                    if let (Err(error), true) = (ended, shared.live().is_some()) {
+                        tracing::warn!("looking for expired claims failed: {error}");
+                    }
+                }
+            }
         }
         let due = [refreshing.is_due(), binding.is_due(), sweeping.is_due()];
         if consuming

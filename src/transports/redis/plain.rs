@@ -4,7 +4,7 @@
 //! Single commands cannot do all of it. A message is popped and then claimed, as in stock Kombu: when
 //! the process is killed in between the message is lost, so they are taken one by one. (When only the
 //! link is lost, or memory is full, the message goes back later: [`super::unsure`].) Nothing waits in
-//! a blocking pop. What must not race with others (restoring, sweeping) watches keys on a link of its
+//! a blocking pop. What must not race with others (restoring, replaying, sweeping) watches keys on a link of its
 //! own, gives up after some tries, and is done another time; so nobody is held up by a busy broker.
 //! What the caller has read a moment ago (requeueing) is moved without looking again: a claim that
 //! somebody else restores in that moment comes twice.
@@ -38,7 +38,9 @@ pub(super) async fn run(session: &Session, what: &str, call: &ScriptCall) -> Res
         Script::Unseen => plain.unseen().await,
         Script::Requeue => plain.requeue().await,
         Script::Expired => plain.expired().await,
+        Script::EndTurn => plain.end_turn().await,
         Script::Restore => plain.restore().await,
+        Script::Replay => plain.replay().await,
         Script::Renew => plain.renew().await,
         Script::BindExpiring => plain.bind_expiring().await,
         Script::Overdue => plain.overdue().await,
@@ -57,8 +59,23 @@ struct Plain<'a> {
 struct Restored<'a> {
     tag: &'a [u8],
     score: Option<f64>,
-    message: &'a [u8],
-    lists: &'a [String],
+    /// List, how and message.
+    returns: Vec<(&'a String, &'a [u8], &'a [u8])>,
+}
+
+/// The command for a message that goes back, and whether it is a dead letter.
+fn push(list: &String, how: &[u8], message: &[u8]) -> Result<(Command, bool)> {
+    let dead = how == b"DEAD";
+    let command = match how {
+        b"RPUSH" => "RPUSH",
+        b"LPUSH" | b"DEAD" => "LPUSH",
+        _ => return Err(malformed()),
+    };
+    Ok((Command::new(command).arg(list).arg(message), dead))
+}
+
+fn counts(returned: i64, dead: i64) -> Value {
+    Value::Array(vec![Value::Int(returned), Value::Int(dead)])
 }
 
 impl Plain<'_> {
@@ -142,13 +159,16 @@ impl Plain<'_> {
     }
 
     async fn requeue(&self) -> Result<Value> {
-        let push = self.text(0)?;
         let mut commands = Vec::new();
-        for (pair, list) in self.args[1..].chunks_exact(2).zip(&self.keys[2..]) {
-            commands.extend(self.end(&pair[0]));
-            commands.push(Command::new(push).arg(list).arg(&pair[1]));
+        let (mut returned, mut died) = (0, 0);
+        for (claim, list) in self.args.chunks_exact(3).zip(&self.keys[2..]) {
+            let (push, dead) = push(list, &claim[1], &claim[2])?;
+            *(if dead { &mut died } else { &mut returned }) += 1;
+            commands.extend(self.end(&claim[0]));
+            commands.push(push);
         }
-        self.moved(&commands).await
+        self.moved(&commands).await?;
+        Ok(counts(returned, died))
     }
 
     async fn expired(&self) -> Result<Value> {
@@ -160,7 +180,7 @@ impl Plain<'_> {
             .args(["-inf", "WITHSCORES", "LIMIT", "0"])
             .arg(&self.args[1]);
         let found = scored(self.session.call(self.what, &command).await?)?;
-        if found.is_empty() {
+        if found.is_empty() || !self.is_our_turn().await? {
             return Ok(Value::Array(Vec::new()));
         }
         let tags = found.iter().map(|(tag, _)| tag);
@@ -168,31 +188,52 @@ impl Plain<'_> {
         let reply = self.session.call(self.what, &command).await?;
         let kind = unexpected("HMGET", &reply);
         let records = reply.into_items().ok_or(kind)?;
-        let mut out = Vec::with_capacity(found.len() * 3);
-        for ((tag, score), record) in found.into_iter().zip(records) {
-            out.extend([Value::Bulk(tag), Value::Bulk(score.to_string().into()), record]);
-        }
-        Ok(Value::Array(out))
+        let scores = found
+            .into_iter()
+            .flat_map(|(tag, score)| [Value::Bulk(tag), Value::Bulk(score.to_string().into())]);
+        Ok(Value::Array(vec![Value::Array(scores.collect()), Value::Array(records)]))
     }
 
-    async fn restore(&self) -> Result<Value> {
-        let config = self.session.config();
-        let aside = self.session.aside().await?;
-        let mutex = config.unacked_mutex();
-        let token = format!("{:016x}", super::shared::random());
-        let expires = config.unacked_mutex_expire.as_millis().to_string();
-        let command = Command::new("SET").args([&mutex, &token]).args(["NX", "PX"]).arg(expires);
-        if aside.call(self.what, &command).await? == Value::Null {
-            aside.close().await;
-            return Ok(Value::Int(0)); // somebody else is at it
+    /// Takes the lock, if there is to be one; whether that worked.
+    async fn is_our_turn(&self) -> Result<bool> {
+        let Some(mutex) = self.keys.get(2) else { return Ok(true) };
+        let (token, expires, believed): (_, _, i64) =
+            (self.text(2)?, self.text(3)?, self.number(4)?);
+        let take = Command::new("SET").arg(mutex).arg(token).args(["PX", expires]);
+        if self.session.call(self.what, &take.clone().arg("NX")).await? != Value::Null {
+            return Ok(true);
         }
-        let restored = self.restore_all(&aside).await;
-        let released = self.release(&aside, &mutex, &token).await;
+        let mut look = Pipeline::new();
+        look.push(&Command::new("GET").arg(mutex)).push(&Command::new("PTTL").arg(mutex));
+        let replies = self.session.call_all(self.what, look).await?;
+        let is_free = match replies[0].as_bytes() {
+            None => true,
+            Some(holder) if holder == token => true,
+            Some(holder) if holder.starts_with(b"kombu-rs-") => false,
+            Some(_) => replies[1].as_int().is_none_or(|left| left <= believed),
+        };
+        if is_free {
+            self.session.call(self.what, &take).await?;
+        }
+        Ok(is_free)
+    }
+
+    async fn end_turn(&self) -> Result<Value> {
+        let (mutex, token) = (&self.keys[0], self.text(0)?);
+        let aside = self.session.aside().await?;
+        let released = self.release(&aside, mutex, token).await;
         aside.close().await;
         if let Err(error) = released {
             tracing::debug!("'{mutex}' is left to run out: {error}");
         }
-        restored.map(Value::Int)
+        Ok(Value::Int(0))
+    }
+
+    async fn restore(&self) -> Result<Value> {
+        let aside = self.session.aside().await?;
+        let restored = self.restore_all(&aside).await;
+        aside.close().await;
+        restored.map(|(returned, dead)| counts(returned, dead))
     }
 
     async fn release(&self, aside: &Session, mutex: &str, token: &str) -> Result<()> {
@@ -205,41 +246,52 @@ impl Plain<'_> {
         Ok(())
     }
 
-    async fn restore_all(&self, aside: &Session) -> Result<i64> {
-        let mut lists = &self.keys[2..];
-        let mut claims = Vec::new();
-        for (at, claim) in self.args.chunks_exact(4).enumerate() {
-            let count: usize = self.number(at * 4 + 3)?;
-            let (own, others) = lists.split_at_checked(count).ok_or_else(malformed)?;
-            lists = others;
-            claims.push(Restored {
-                tag: &claim[0],
-                score: read(&claim[1]),
-                message: &claim[2],
-                lists: own,
-            });
-        }
-        let mut restored = 0;
-        for batch in claims.chunks(BATCH) {
+    async fn restore_all(&self, aside: &Session) -> Result<(i64, i64)> {
+        let (mut restored, mut died) = (0, 0);
+        for batch in self.claims()?.chunks(BATCH) {
             let mut tries = 0;
-            restored += loop {
-                if let Some(count) = self.restore_batch(aside, batch).await? {
-                    break count;
+            let (returned, dead) = loop {
+                if let Some(counts) = self.restore_batch(aside, batch).await? {
+                    break counts;
                 }
                 tries += 1;
                 if tries == TRIES {
                     tracing::debug!("others change claims too fast: the rest is restored later");
-                    return Ok(restored);
+                    return Ok((restored, died));
                 }
                 sleep(PAUSE.mul_f64(random_share())).await;
             };
+            restored += returned;
+            died += dead;
         }
-        Ok(restored)
+        Ok((restored, died))
+    }
+
+    fn claims(&self) -> Result<Vec<Restored<'_>>> {
+        let count: usize = self.number(0)?;
+        let mut returns = self.keys[2..]
+            .iter()
+            .zip(self.args.get(count * 3 + 1..).ok_or_else(malformed)?.chunks_exact(2));
+        (1..=count)
+            .map(|at| {
+                let lists: usize = self.number(at + count * 2)?;
+                let own = returns.by_ref().take(lists);
+                Ok(Restored {
+                    tag: &self.args[at],
+                    score: read(&self.args[at + count]),
+                    returns: own.map(|(list, pair)| (list, &pair[0][..], &pair[1][..])).collect(),
+                })
+            })
+            .collect()
     }
 
     /// Moves claims that nobody has touched since they were listed; `None` when somebody has
     /// touched any claim meanwhile.
-    async fn restore_batch(&self, aside: &Session, batch: &[Restored<'_>]) -> Result<Option<i64>> {
+    async fn restore_batch(
+        &self,
+        aside: &Session,
+        batch: &[Restored<'_>],
+    ) -> Result<Option<(i64, i64)>> {
         let mut look = Pipeline::new();
         look.push(&Command::new("WATCH").arg(&self.keys[1])).push(&Command::new("TIME"));
         for claim in batch {
@@ -249,26 +301,60 @@ impl Plain<'_> {
         let replies = aside.call_all(self.what, look).await?;
         let now = Now::from_reply(&replies[1])?;
         let mut commands = Vec::new();
-        let mut count = 0;
+        let (mut returned, mut died) = (0, 0);
         for (claim, reply) in batch.iter().zip(replies[2..].chunks_exact(2)) {
             if score(&reply[0]).is_none() || score(&reply[0]) != claim.score {
                 continue;
             }
             let exists = reply[1].as_int() == Some(1);
-            if exists && claim.lists.is_empty() {
+            if exists && claim.returns.is_empty() {
                 let later = Command::new("ZADD").arg(&self.keys[1]);
                 commands.push(later.arg(now.text()).arg(claim.tag));
                 continue;
             }
             commands.extend(self.end(claim.tag));
             if exists {
-                count += 1;
-                let push = |list| Command::new("RPUSH").arg(list).arg(claim.message);
-                commands.extend(claim.lists.iter().map(push));
+                let mut is_dead = false;
+                for (list, how, message) in &claim.returns {
+                    let (push, dead) = push(list, how, message)?;
+                    commands.push(push);
+                    is_dead |= dead;
+                }
+                *(if is_dead { &mut died } else { &mut returned }) += 1;
             }
         }
         // Also when there is nothing to do: it ends the watch.
-        Ok(aside.transaction(self.what, &commands).await?.map(|_| count))
+        Ok(aside.transaction(self.what, &commands).await?.map(|_| (returned, died)))
+    }
+
+    /// What is not moved because others change the list all the time is left there.
+    async fn replay(&self) -> Result<Value> {
+        let (list, targets) = self.keys.split_first().ok_or_else(malformed)?;
+        let aside = self.session.aside().await?;
+        let mut moved = 0;
+        for _ in 0..TRIES {
+            let mut look = Pipeline::new();
+            look.push(&Command::new("WATCH").arg(list));
+            for pair in self.args.chunks_exact(2) {
+                look.push(&Command::new("LPOS").arg(list).arg(&pair[0]).args(["RANK", "-1"]));
+            }
+            let replies = aside.call_all(self.what, look).await?;
+            let mut commands = Vec::new();
+            for ((pair, target), place) in self.args.chunks_exact(2).zip(targets).zip(&replies[1..])
+            {
+                if *place != Value::Null {
+                    commands.push(Command::new("LREM").arg(list).int(-1).arg(&pair[0]));
+                    commands.push(Command::new("LPUSH").arg(target).arg(&pair[1]));
+                }
+            }
+            if aside.transaction(self.what, &commands).await?.is_some() {
+                moved = commands.len() as i64 / 2;
+                break;
+            }
+            sleep(PAUSE.mul_f64(random_share())).await;
+        }
+        aside.close().await;
+        Ok(Value::Int(moved))
     }
 
     async fn renew(&self) -> Result<Value> {

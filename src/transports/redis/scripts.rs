@@ -13,10 +13,14 @@ pub(super) enum Script {
     Unseen,
     /// Ends claims that are still held and puts changed messages back.
     Requeue,
-    /// Lists claims that were not renewed for too long.
+    /// Lists claims that were not renewed for too long; with a lock, if it is free.
     Expired,
+    /// Frees that lock.
+    EndTurn,
     /// Moves expired claims, if nobody has touched them since they were listed.
     Restore,
+    /// Moves dead letters back to their queues.
+    Replay,
     /// Renews held claims.
     Renew,
     /// Adds a binding of a queue that expires.
@@ -29,12 +33,14 @@ pub(super) enum Script {
 
 impl Script {
     /// All, in the order of their numbers.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Receive,
         Self::Unseen,
         Self::Requeue,
         Self::Expired,
+        Self::EndTurn,
         Self::Restore,
+        Self::Replay,
         Self::Renew,
         Self::BindExpiring,
         Self::Overdue,
@@ -53,7 +59,9 @@ impl Script {
             Self::Unseen => UNSEEN,
             Self::Requeue => REQUEUE,
             Self::Expired => EXPIRED,
+            Self::EndTurn => END_TURN,
             Self::Restore => RESTORE,
+            Self::Replay => REPLAY,
             Self::Renew => RENEW,
             Self::BindExpiring => BIND_EXPIRING,
             Self::Overdue => OVERDUE,
@@ -146,54 +154,101 @@ for i = 3, #KEYS do
 end
 return n";
 
-/// KEYS: unacked, unacked_index, the list of each claim. ARGV: RPUSH to the head or LPUSH to the end,
-/// then tag and new message, alternating. Returns how many went back.
+/// KEYS: unacked, unacked_index, the list of each claim. ARGV: tag, how and new message, repeating.
+/// How: RPUSH to the head of the list, LPUSH to its end, DEAD to the end of a list of dead letters.
+/// Returns how many went back and how many are dead letters now.
 const REQUEUE: &str = r"
-local n = 0
+local n, dead = 0, 0
 for i = 3, #KEYS do
-  local tag = ARGV[i * 2 - 4]
-  if redis.call('HDEL', KEYS[1], tag) == 1 then
-    redis.call('ZREM', KEYS[2], tag)
-    redis.call(ARGV[1], KEYS[i], ARGV[i * 2 - 3])
-    n = n + 1
+  local at = i * 3 - 8
+  if redis.call('HDEL', KEYS[1], ARGV[at]) == 1 then
+    redis.call('ZREM', KEYS[2], ARGV[at])
+    if ARGV[at + 1] == 'DEAD' then
+      redis.call('LPUSH', KEYS[i], ARGV[at + 2])
+      dead = dead + 1
+    else
+      redis.call(ARGV[at + 1], KEYS[i], ARGV[at + 2])
+      n = n + 1
+    end
   end
 end
-return n";
+return {n, dead}";
 
-/// KEYS: unacked, unacked_index. ARGV: visibility timeout in seconds, how many.
-/// Returns tag, score and record, repeating, the youngest first; the record is false if missing.
+/// KEYS: unacked, unacked_index and, to do it only when nobody else does, unacked_mutex. ARGV:
+/// visibility timeout in seconds, how many, whose turn it would be, for how many milliseconds, and so
+/// many a stock worker's lock has left that is still believed in.
+/// Returns tags and scores, alternating, the youngest first, and the records, false if missing. Nothing
+/// when it is somebody else's turn. (A script may take memory when that is full once it has run a
+/// command that frees some.)
 const EXPIRED: &str = r"
 local t = redis.call('TIME')
 local limit = tonumber(t[1]) + tonumber(t[2]) / 1000000 - tonumber(ARGV[1])
 local found = redis.call('ZREVRANGEBYSCORE', KEYS[2], string.format('%.6f', limit), '-inf',
   'WITHSCORES', 'LIMIT', 0, ARGV[2])
-local out = {}
-for i = 1, #found, 2 do
-  out[#out + 1] = found[i]
-  out[#out + 1] = found[i + 1]
-  out[#out + 1] = redis.call('HGET', KEYS[1], found[i])
+if #found == 0 then return {} end
+if KEYS[3] then
+  local holder = redis.call('GET', KEYS[3])
+  if holder and holder ~= ARGV[3] and (string.find(holder, '^kombu%-rs%-')
+      or redis.call('PTTL', KEYS[3]) > tonumber(ARGV[5])) then return {} end
+  redis.call('ZREM', KEYS[2], '')
+  redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
 end
-return out";
+local tags = {}
+for i = 1, #found, 2 do tags[#tags + 1] = found[i] end
+return {found, redis.call('HMGET', KEYS[1], unpack(tags))}";
 
-/// KEYS: unacked, unacked_index, the lists of all claims one after the other. ARGV: tag, score as
-/// listed, message and number of lists, repeating; a claim without lists stays for another
-/// visibility timeout. Returns how many went back.
+/// KEYS: unacked_mutex. ARGV: whose turn it is.
+const END_TURN: &str = r"
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0";
+
+/// KEYS: unacked, unacked_index, the lists of all claims one after the other. ARGV: number of claims;
+/// their tags; their scores as listed; how many lists each goes to; for each list how (as in REQUEUE)
+/// and message. A claim without lists stays for another visibility timeout. Returns how many went back
+/// and how many are dead letters now.
 const RESTORE: &str = r"
-local n, list = 0, 3
-for at = 1, #ARGV, 4 do
-  local tag, lists = ARGV[at], tonumber(ARGV[at + 3])
-  if redis.call('ZSCORE', KEYS[2], tag) == ARGV[at + 1] then
-    if lists == 0 and redis.call('HEXISTS', KEYS[1], tag) == 1 then
-      redis.call('ZADD', KEYS[2], redis.call('TIME')[1], tag)
-    else
-      redis.call('ZREM', KEYS[2], tag)
-      if redis.call('HDEL', KEYS[1], tag) == 1 then
-        for i = list, list + lists - 1 do redis.call('RPUSH', KEYS[i], ARGV[at + 2]) end
-        n = n + 1
+local claims = tonumber(ARGV[1])
+local scores = redis.call('ZMSCORE', KEYS[2], unpack(ARGV, 2, claims + 1))
+local n, dead, list, at, gone = 0, 0, 3, claims * 3 + 2, {}
+local into, push, messages
+local function flush()
+  if messages then redis.call(push, into, unpack(messages)) end
+  messages = nil
+end
+for claim = 1, claims do
+  local tag, lists = ARGV[claim + 1], tonumber(ARGV[claims * 2 + claim + 1])
+  local ours = scores[claim] == ARGV[claims + claim + 1]
+  if ours and lists == 0 and redis.call('HEXISTS', KEYS[1], tag) == 1 then
+    redis.call('ZADD', KEYS[2], redis.call('TIME')[1], tag)
+  elseif ours then
+    gone[#gone + 1] = tag
+    if redis.call('HDEL', KEYS[1], tag) == 1 then
+      local died = false
+      for i = 0, lists - 1 do
+        local how = ARGV[at + i * 2]
+        if how == 'DEAD' then how, died = 'LPUSH', true end
+        if how ~= push or KEYS[list + i] ~= into then flush() end
+        into, push, messages = KEYS[list + i], how, messages or {}
+        messages[#messages + 1] = ARGV[at + i * 2 + 1]
       end
+      if died then dead = dead + 1 else n = n + 1 end
     end
   end
-  list = list + lists
+  list, at = list + lists, at + lists * 2
+end
+flush()
+if #gone > 0 then redis.call('ZREM', KEYS[2], unpack(gone)) end
+return {n, dead}";
+
+/// KEYS: a list of dead letters, the list that each goes to. ARGV: dead letter and what becomes of
+/// it, alternating. Returns how many were moved.
+const REPLAY: &str = r"
+local n = 0
+for i = 2, #KEYS do
+  if redis.call('LREM', KEYS[1], -1, ARGV[i * 2 - 3]) == 1 then
+    redis.call('LPUSH', KEYS[i], ARGV[i * 2 - 2])
+    n = n + 1
+  end
 end
 return n";
 

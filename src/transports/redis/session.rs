@@ -438,6 +438,12 @@ impl ScriptCall {
         self
     }
 
+    /// Adds several arguments.
+    pub(super) fn args<T: Into<Bytes>>(&mut self, args: impl IntoIterator<Item = T>) -> &mut Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
     fn command(&self, eval: &str, script: &[u8]) -> Command {
         Command::new(eval).arg(script).int(self.keys.len() as i64).args(&self.keys).args(&self.args)
     }

@@ -277,6 +277,11 @@ impl Shared {
         format!("{}-{count:x}-", self.tag_head)
     }
 
+    /// What a lock says that this store holds; no other says the same.
+    pub(super) fn lock_token(&self) -> String {
+        format!("kombu-rs-{}", self.tag_head)
+    }
+
     /// Queues with a consumer here that expire when they are not used, and after how long.
     pub(super) fn expiring(&self) -> Vec<(Name, Duration)> {
         let consumed: Vec<Name> = self.consumed.lock().iter().cloned().collect();

@@ -155,6 +155,10 @@ impl Store for RedisStore {
         self.here().reclaim(limit).await
     }
 
+    async fn replay(&self, dead_letters: &Name, limit: Option<usize>) -> Result<usize> {
+        self.here().replay(dead_letters, limit.unwrap_or(usize::MAX)).await
+    }
+
     async fn sweep(&self, limit: usize) -> Result<usize> {
         self.here().sweep(limit).await
     }

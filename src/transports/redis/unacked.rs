@@ -1,5 +1,6 @@
-//! Claims: settled, given back, renewed, and taken from owners who are gone.
+//! Claims: settled, given back and renewed.
 
+use super::deliveries::Return;
 use super::error::unexpected;
 use super::scripts::Script;
 use super::session::{ScriptCall, Session};
@@ -8,20 +9,10 @@ use crate::codec::envelope;
 use crate::error::{ErrorKind, Result};
 use crate::model::{Claim, Name, Release};
 use crate::protocol::resp::{Command, Pipeline, Value};
-use crate::routing::topic_matches;
 use bytes::Bytes;
-use serde_json::value::RawValue;
-use std::time::Instant;
 
 /// Claims in one script call: enough to be fast, few enough not to keep the server busy.
-const BATCH: usize = 200;
-
-/// A claim that was not renewed.
-struct Expired {
-    tag: String,
-    score: String,
-    record: Option<Bytes>,
-}
+pub(super) const BATCH: usize = 200;
 
 impl Shared {
     /// The commands that end claims.
@@ -96,11 +87,7 @@ impl Shared {
             // Whoever rejected them has had his say; others are left to their lease.
             self.unsure.not_requeued(order.into_iter().cloned().collect());
         }
-        moved?;
-        for claim in claims {
-            self.news.queue_changed(&claim.queue);
-        }
-        Ok(())
+        moved
     }
 
     async fn move_claims(&self, claims: &[&Claim], how: Release) -> Result<()> {
@@ -114,7 +101,7 @@ impl Shared {
         self.requeue(&session, claims, if how == Release::Behind { "LPUSH" } else { "RPUSH" }).await
     }
 
-    fn call_on_claims(&self, script: Script) -> ScriptCall {
+    pub(super) fn call_on_claims(&self, script: Script) -> ScriptCall {
         let mut call = ScriptCall::new(script);
         call.key(self.config.unacked()).key(self.config.unacked_index());
         call
@@ -127,6 +114,9 @@ impl Shared {
             call.arg(claim.tag.to_string()).arg(record_tail(&claim.queue)?.len().to_string());
         }
         self.session().await?.run("to take messages back", call).await?;
+        for claim in claims {
+            self.news.queue_changed(&claim.queue);
+        }
         Ok(())
     }
 
@@ -155,8 +145,7 @@ impl Shared {
         let kind = unexpected("HMGET", &reply);
         let records = reply.into_items().ok_or(kind)?;
         let mut call = self.call_on_claims(Script::Requeue);
-        call.arg(push);
-        let mut count = 0;
+        let mut queues = Vec::new();
         for (claim, record) in claims.iter().zip(&records) {
             // Missing: it has expired, and somebody has restored it.
             let Some(record) = record.as_bytes() else { continue };
@@ -165,14 +154,46 @@ impl Shared {
             else {
                 continue;
             };
-            call.key(self.config.list_of_claim(claim));
-            call.arg(claim.tag.to_string()).arg(redelivered(raw));
-            count += 1;
+            let Return { queue, list, how, payload } =
+                match envelope::decode(Bytes::copy_from_slice(raw)) {
+                    Ok(message) => self.config.send_back(message, &claim.queue, push),
+                    Err(_) => Return {
+                        queue: claim.queue.clone(),
+                        list: self.config.list_of_claim(claim),
+                        how: push,
+                        payload: Bytes::copy_from_slice(raw),
+                    },
+                };
+            call.key(list).arg(claim.tag.to_string()).arg(how).arg(payload);
+            queues.push(queue);
         }
-        if count > 0 {
-            session.run("to requeue messages", call).await?;
+        if !queues.is_empty() {
+            let reply = session.run("to requeue messages", call).await?;
+            self.moved("the requeue script", &reply)?;
+        }
+        for queue in queues {
+            self.news.queue_changed(&queue);
         }
         Ok(())
+    }
+
+    /// What a script says that sends messages back: how many are in their queues again, and how many
+    /// are dead letters. Tells of these.
+    pub(super) fn moved(&self, script: &str, reply: &Value) -> Result<(usize, usize)> {
+        let numbers: Option<Vec<usize>> = reply.clone().into_items().and_then(|items| {
+            items.iter().map(|item| usize::try_from(item.as_int()?).ok()).collect()
+        });
+        let Some([returned, dead]) = numbers.as_deref() else {
+            return Err(unexpected(script, reply));
+        };
+        if *dead > 0 {
+            let limit = self.config.delivery_limit.as_ref().map_or(0, |limit| limit.deliveries);
+            tracing::warn!(
+                "{dead} messages are dead letters now: they were delivered {limit} times and never \
+                 acknowledged"
+            );
+        }
+        Ok((*returned, *dead))
     }
 
     /// Renews the lease on claims.
@@ -190,172 +211,5 @@ impl Shared {
             session.run("to renew claims", call).await?;
         }
         Ok(())
-    }
-
-    /// See [`crate::transport::Store::restore`].
-    pub(super) async fn restore_expired(&self) -> Result<usize> {
-        self.restore(self.config.restore_limit.unwrap_or(usize::MAX)).await
-    }
-
-    /// See [`crate::transport::Store::reclaim`].
-    pub(super) async fn reclaim(&self, limit: Option<usize>) -> Result<usize> {
-        let lease = self.config.visibility_timeout;
-        let overdue: Vec<(Name, Instant)> = {
-            let mut held = self.held.lock();
-            let overdue = held.extract_if(|_, since| since.elapsed() >= lease);
-            overdue.take(limit.unwrap_or(usize::MAX)).collect()
-        };
-        if let Err(error) = self.lapse(&overdue).await {
-            self.held.lock().extend(overdue);
-            return Err(error);
-        }
-        self.restore(limit.unwrap_or(usize::MAX)).await
-    }
-
-    /// Ends the lease on claims, which were renewed until now.
-    async fn lapse(&self, claims: &[(Name, Instant)]) -> Result<()> {
-        let session = self.session().await?;
-        for batch in claims.chunks(BATCH * 5) {
-            let mut command = Command::new("ZADD").arg(self.config.unacked_index()).arg("XX");
-            for (tag, _) in batch {
-                command = command.arg("0").arg(tag.as_bytes());
-            }
-            session.call("to end claims", &command).await?;
-        }
-        Ok(())
-    }
-
-    async fn restore(&self, limit: usize) -> Result<usize> {
-        let mut restored = 0;
-        while restored < limit {
-            let size = BATCH.min(limit - restored);
-            let batch = self.expired(size).await?;
-            if batch.is_empty() {
-                break;
-            }
-            let moved = self.move_back(&batch).await?;
-            restored += moved;
-            if batch.len() < size || moved == 0 {
-                break; // none moved: others are at it
-            }
-        }
-        if restored > 0 {
-            tracing::warn!("{restored} messages that nobody acknowledged in time are queued again");
-        }
-        Ok(restored)
-    }
-
-    async fn expired(&self, count: usize) -> Result<Vec<Expired>> {
-        let mut call = self.call_on_claims(Script::Expired);
-        call.arg(format!("{:.6}", self.config.visibility_timeout.as_secs_f64()));
-        call.arg(count.to_string());
-        let reply = self.session().await?.run("to list expired claims", call).await?;
-        let kind = unexpected("the script for expired claims", &reply);
-        let items = reply.into_items().ok_or(kind)?;
-        let text =
-            |value: &Value| value.as_bytes().map(|text| String::from_utf8_lossy(text).into_owned());
-        Ok(items
-            .chunks_exact(3)
-            .filter_map(|item| {
-                Some(Expired {
-                    tag: text(&item[0])?,
-                    score: text(&item[1])?,
-                    record: item[2].as_bytes().cloned(),
-                })
-            })
-            .collect())
-    }
-
-    async fn move_back(&self, batch: &[Expired]) -> Result<usize> {
-        let mut call = self.call_on_claims(Script::Restore);
-        let mut queues = Vec::new();
-        for claim in batch {
-            let (payload, lists) = match &claim.record {
-                Some(record) => self.destinations(&claim.tag, record).await?,
-                None => (Vec::new(), Vec::new()),
-            };
-            call.arg(claim.tag.clone()).arg(claim.score.clone()).arg(payload);
-            call.arg(lists.len().to_string());
-            for (queue, list) in lists {
-                queues.push(queue);
-                call.key(list);
-            }
-        }
-        let reply = self.session().await?.run("to restore messages", call).await?;
-        let restored = reply.as_int().and_then(|n| usize::try_from(n).ok());
-        for queue in queues {
-            self.news.queue_changed(&queue);
-        }
-        restored.ok_or_else(|| unexpected("the restore script", &reply))
-    }
-
-    /// The message of a record, and the queues and lists that it goes to. Our records name the
-    /// queue; those of stock Kombu name the exchange that the message came from, and so it goes to
-    /// all queues that it may have come from, as there.
-    async fn destinations(
-        &self,
-        tag: &str,
-        record: &Bytes,
-    ) -> Result<(Vec<u8>, Vec<(Name, String)>)> {
-        let nowhere = (Vec::new(), Vec::new());
-        let parsed = serde_json::from_slice::<(&RawValue, Option<String>, Option<String>)>(record);
-        let (raw, exchange, routing_key) = match parsed {
-            Ok((raw, exchange, key)) => {
-                (raw.get(), exchange.unwrap_or_default(), key.unwrap_or_default())
-            }
-            Err(error) => {
-                tracing::error!("the claim '{tag}' cannot be read and stays: {error}");
-                return Ok(nowhere);
-            }
-        };
-        let Ok(mut message) = envelope::decode(Bytes::copy_from_slice(raw.as_bytes())) else {
-            tracing::error!("the message of the claim '{tag}' cannot be read and stays");
-            return Ok(nowhere);
-        };
-        message.redelivered = true;
-        let queues: Vec<Name> = if exchange.is_empty() {
-            vec![routing_key.into()]
-        } else {
-            self.route_again(&exchange, &routing_key).await?
-        };
-        if queues.is_empty() {
-            tracing::error!(
-                "the claim '{tag}' stays: the exchange '{exchange}' has no binding for it any more"
-            );
-        }
-        let lists = queues
-            .into_iter()
-            .map(|queue| {
-                let list = self.config.list_for(&queue, &message);
-                (queue, list)
-            })
-            .collect();
-        Ok((envelope::encode(&message), lists))
-    }
-
-    /// A direct or a topic exchange: the table does not say which, but a key that is equal matches
-    /// in both.
-    async fn route_again(&self, exchange: &str, routing_key: &str) -> Result<Vec<Name>> {
-        let table = self.table(&exchange.into()).await?;
-        let mut queues: Vec<Name> = Vec::new();
-        for binding in table.iter() {
-            let matches = *binding.routing_key == *routing_key
-                || topic_matches(&binding.routing_key, routing_key);
-            if matches && !queues.contains(&binding.queue) {
-                queues.push(binding.queue.clone());
-            }
-        }
-        Ok(queues)
-    }
-}
-
-/// The message marked as delivered before; as it is when it cannot be read.
-fn redelivered(raw: &[u8]) -> Vec<u8> {
-    match envelope::decode(Bytes::copy_from_slice(raw)) {
-        Ok(mut message) => {
-            message.redelivered = true;
-            envelope::encode(&message)
-        }
-        Err(_) => raw.to_vec(),
     }
 }

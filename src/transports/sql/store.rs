@@ -473,6 +473,10 @@ impl Store for SqlStore {
         Ok(restored)
     }
 
+    async fn replay(&self, _: &Name, _: Option<usize>) -> Result<usize> {
+        Err(Error::unsupported("the SQL transport keeps no dead letters"))
+    }
+
     async fn sweep(&self, _: usize) -> Result<usize> {
         Ok(0) // bindings go with their queues
     }

@@ -49,12 +49,13 @@ def test_ten_thousand_claims(redis_server: RedisServer, fleet: Fleet, report: Re
     finally:
         report(claims=CLAIMS, back=keys.waiting())
     for peer in peers:
-        peer.wait_for("sent", since=last + 1)
+        peer.wait_for("sent", since=last + VISIBILITY / 2)
     fleet.end("peer")
     numbers = keys.numbers()
     report(
         peers_before=sum(rate(peer, begin, begin + VISIBILITY / 2) for peer in peers),
         peers_meanwhile=sum(rate(peer, first, max(last, first + 0.25)) for peer in peers),
+        peers_after=sum(rate(peer, last, last + VISIBILITY / 2) for peer in peers),
         twice=sum(1 for count in numbers.values() if count > 1),
     )
     assert len(numbers) == numbers.total() == CLAIMS

@@ -10,7 +10,28 @@ URLs: ``redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]``, ``rediss://`` for TLS,
 :class:`ClusterChannel`, and ``redisclusters://`` for one with TLS.
 
 The transport options are the attributes of :class:`Channel` that
-:attr:`Channel.from_transport_options` names. Names of redis-py (``redis``, ``exceptions``,
+:attr:`Channel.from_transport_options` names.
+
+Messages that were delivered and not acknowledged:
+
+- While a worker lives it renews its claims, and ``visibility_timeout`` says how soon the messages
+  of a dead one come back. ``renew_leases=False`` gives it the meaning that it has in Kombu: what
+  takes longer is delivered again, even if somebody is still working on it.
+- The header ``x-delivery-count`` counts the deliveries that came to nothing: absent at first, then
+  1 and so on. It counts what comes back when a claim has expired, when a message is rejected or
+  recovered with ``requeue=True``, or when a channel is closed that has delivered it; not what was
+  only fetched ahead, and not what a stock worker puts back.
+- With ``delivery_limit=N`` a message is delivered at most N times; then it is moved to the queue
+  ``{queue}.dead``, or what ``dead_letter_queue`` says, which can be consumed from like any other.
+  Its headers say why and where it comes from, in RabbitMQ's words: ``x-death``,
+  ``x-first-death-queue``, ``x-last-death-reason`` (``delivery_limit``) and so on. (RabbitMQ's
+  ``delivery-limit`` counts how often a message comes back: there it is delivered once more.) All
+  workers of a queue should have the same limit. A queue of dead letters has none.
+- ``kombu-rs replay URL QUEUE`` and :meth:`Channel.replay_dead_letters` move dead letters back.
+- One worker at a time restores expired claims, stock ones included (``unacked_mutex_key``), a few
+  at a time, so that others are hardly slowed down.
+
+Names of redis-py (``redis``, ``exceptions``,
 ``CredentialProvider``, ``PrefixedStrictRedis``, ...) are imported when they are asked for.
 """
 

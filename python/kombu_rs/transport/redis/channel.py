@@ -70,12 +70,21 @@ class Channel(native_virtual.Channel):
     unacked_key = "unacked"
     #: The sorted set that says since when they are.
     unacked_index_key = "unacked_index"
-    #: Kombu's lock for restoring; the core moves messages in one step and needs none.
+    #: The lock of the worker that restores messages: one at a time, stock workers included.
     unacked_mutex_key = "unacked_mutex"
-    #: Seconds after which Kombu's lock is free.
+    #: Seconds for which stock workers take that lock. After 5 of them ours go on without it.
     unacked_mutex_expire = 300
-    #: Seconds after which an unacknowledged message is given to somebody else.
+    #: Seconds after which an unacknowledged message is given to somebody else, if its worker is
+    #: gone; with :attr:`renew_leases` switched off, in any case, as in Kombu.
     visibility_timeout: float = 3600
+    #: Renew the claims of a living worker, so that its messages stay with it. Not in Kombu.
+    renew_leases = True
+    #: A message is delivered so many times at most; None for as many as it takes. Not in Kombu.
+    delivery_limit: int | None = None
+    #: Where messages go that were delivered too often: a queue, ``{queue}`` in it stands for the
+    #: one that they come from. None for ``{queue}.dead``. Needs :attr:`delivery_limit`. Nothing to
+    #: do with Kombu's ``deadletter_queue``, which gets what no queue is bound for.
+    dead_letter_queue: str | None = None
     #: How many of them at a time; None for all.
     unacked_restore_limit: int | None = None
     #: Seconds between looks for them.
@@ -137,6 +146,9 @@ class Channel(native_virtual.Channel):
         "unacked_mutex_key",
         "unacked_mutex_expire",
         "visibility_timeout",
+        "renew_leases",
+        "delivery_limit",
+        "dead_letter_queue",
         "unacked_restore_limit",
         "unacked_restore_interval",
         "unacked_restore_throttle",
@@ -550,6 +562,27 @@ class Channel(native_virtual.Channel):
             or any(settings.get(name) for name in ("retry_on_timeout", "retry_on_error", "retry"))
         )
         return super().supports_batch_publish and not may_send_twice
+
+    def replay_dead_letters(self, queue: str, limit: int | None = None) -> int:
+        """Move dead letters back to the queues that they came from, the oldest first.
+
+        Each is moved in one step, so that nothing is lost or doubled when this is interrupted, and
+        may be delivered :attr:`delivery_limit` times again. Those that do not say where they came
+        from, in the header ``x-last-death-queue``, stay.
+
+        Arguments:
+            queue: the queue of dead letters.
+            limit: move so many at most; None for all that are there now.
+
+        Returns:
+            How many were moved.
+
+        Raises:
+            ValueError: ``limit`` is negative.
+        """
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit must be a number from 0 on or None, got {limit!r}")
+        return self._replay(queue, limit)
 
     def sweep_bindings(self, limit: int = 100) -> None:
         """Drop the bindings of expiring queues that nobody has used for long.

@@ -20,8 +20,8 @@ class QoS(native_virtual.QoS):
 
     A message that was delivered and not acknowledged is kept in Redis, under its delivery tag in
     the hash ``unacked_key``, with the time in the sorted set ``unacked_index_key``. The core renews
-    that time as long as the worker lives, and gives back what others have left for longer than
-    ``visibility_timeout``.
+    that time as long as the worker lives, unless ``renew_leases`` is off, and gives back what
+    others have left for longer than ``visibility_timeout``.
     """
 
     #: Put unacknowledged messages back when the channel is closed.
@@ -39,12 +39,12 @@ class QoS(native_virtual.QoS):
 
     @property
     def unacked_mutex_key(self) -> str:
-        """The key of Kombu's lock; the core takes it where a server refuses scripts."""
+        """The key of the lock of whoever restores messages."""
         return self.channel.unacked_mutex_key
 
     @property
     def unacked_mutex_expire(self) -> int:
-        """Seconds after which Kombu's lock is free."""
+        """Seconds after which the lock of a dead worker is free."""
         return self.channel.unacked_mutex_expire
 
     @property
@@ -56,7 +56,7 @@ class QoS(native_virtual.QoS):
         """Put messages back into their queues that nobody has acknowledged in time.
 
         The core does it by itself while the channel consumes, but spares those that a living
-        worker holds. Who calls this gets those back, too, that this connection was given longer
+        worker renews. Who calls this gets those back, too, that this connection was given longer
         than ``visibility_timeout`` ago.
 
         Arguments:
