@@ -226,13 +226,24 @@ impl Session {
 
     /// Runs a script, or does without one what it would do.
     pub(super) async fn run(&self, what: &str, call: ScriptCall) -> Result<Value> {
+        if matches!(self.abilities.scripts, Scripts::Refused) {
+            return Box::pin(plain::run(self, what, &call)).await;
+        }
+        let sent = Instant::now();
+        let reply = self.run_script(what, &call).await?;
+        if let Some(shared) = self.shared() {
+            shared.counters.script_calls.add(1);
+            shared.counters.script_time.add(sent.elapsed());
+        }
+        Ok(reply)
+    }
+
+    async fn run_script(&self, what: &str, call: &ScriptCall) -> Result<Value> {
         let text = call.script.text().as_bytes();
-        let hash = match &self.abilities.scripts {
-            Scripts::Loaded(hashes) => &hashes[call.script.number()],
-            Scripts::Sent => return self.call(what, &call.command("EVAL", text)).await,
-            Scripts::Refused => return Box::pin(plain::run(self, what, &call)).await,
+        let Scripts::Loaded(hashes) = &self.abilities.scripts else {
+            return self.call(what, &call.command("EVAL", text)).await;
         };
-        let command = call.command("EVALSHA", hash);
+        let command = call.command("EVALSHA", &hashes[call.script.number()]);
         let request =
             self.link.request(&command.pack(), Expect::Count(1), self.config.reply_timeout);
         let reply = request

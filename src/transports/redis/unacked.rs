@@ -187,6 +187,7 @@ impl Shared {
                 call.arg(tag.to_string());
             }
             session.run("to renew claims", call).await?;
+            self.counters.renewed.add(batch.len());
         }
         Ok(())
     }
@@ -238,6 +239,7 @@ impl Shared {
                 break; // none moved: others are at it
             }
         }
+        self.counters.restored.add(restored);
         if restored > 0 {
             tracing::warn!("{restored} messages that nobody acknowledged in time are queued again");
         }
