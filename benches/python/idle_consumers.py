@@ -1,8 +1,8 @@
 """Many idle consumers and one publisher on Redis: what a message costs the server.
 
 Stock Kombu blocks in BRPOP, which wakes one consumer. kombu-rs is told by the server when a list
-changes, and so is everybody else who waits for it: this measures what that costs. Prints a table in
-Markdown.
+changes, and so is everybody else who waits for it: this measures what that costs. With `--rate 0`
+and some `--work` it measures how soon all take part in a burst. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ THREADS = 25
 IDLE = 5.0
 
 
-def consume(library: str, url: str, queues: list[str], stop: threading.Event) -> None:
-    """One consumer on each queue, each with a connection and a thread. Prints delays, in us."""
+def consume(library: str, url: str, queues: list[str], work: float, stop: threading.Event) -> None:
+    """One consumer on each queue, each with a connection and a thread; a message is `work`
+    seconds of work. Prints delays, in us.
+    """
     kombu = importlib.import_module(library)
     lock = threading.Lock()
     ready = threading.Barrier(len(queues) + 1)
 
     def received(message: Any) -> None:
         delay = time.monotonic_ns() - message.payload["at"]
+        time.sleep(work)
         message.ack()
         with lock:
             print(delay // 1000, flush=True)
@@ -71,9 +74,11 @@ def consume(library: str, url: str, queues: list[str], stop: threading.Event) ->
 class Consumers:
     """A process of consumers."""
 
-    def __init__(self, python: Path, library: str, url: str, queues: list[str]) -> None:
+    def __init__(
+        self, python: Path, library: str, url: str, queues: list[str], work: float
+    ) -> None:
         self._process = subprocess.Popen(
-            [python, HERE, "--as-consumers", library, url, json.dumps(queues)],
+            [python, HERE, "--as-consumers", library, url, json.dumps(queues), str(work)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -115,9 +120,17 @@ class Consumers:
 
 
 def measure(
-    python: Path, library: str, consumers: int, shared: bool, messages: int, rate: float
+    python: Path,
+    library: str,
+    consumers: int,
+    shared: bool,
+    messages: int,
+    rate: float,
+    work: float,
 ) -> dict[str, float]:
-    """One row: `consumers` wait, on one queue or each on its own, for `messages` at `rate`/s."""
+    """One row: `consumers` wait, on one queue or each on its own, for `messages` at `rate`/s, each
+    of them `work` seconds of work.
+    """
     import kombu_rs
 
     with RedisServer() as server:
@@ -130,7 +143,7 @@ def measure(
 
         names = ["idle" if shared else f"idle-{n}" for n in range(consumers)]
         groups = [
-            Consumers(python, library, server.url(), names[at : at + THREADS])
+            Consumers(python, library, server.url(), names[at : at + THREADS], work)
             for at in range(0, consumers, THREADS)
         ]
         try:
@@ -145,7 +158,7 @@ def measure(
             with kombu_rs.Connection(server.url()) as connection:
                 producer = connection.Producer()
                 for number in range(messages):
-                    pause = begin + number / rate - time.monotonic()
+                    pause = begin + number / rate - time.monotonic() if rate else 0
                     if pause > 0:
                         time.sleep(pause)
                     producer.publish(
@@ -168,25 +181,31 @@ def measure(
         "p50 us": statistics.median(delays),
         "p99 us": delays[int(len(delays) * 0.99)],
         "server idle %": idle * 100,
+        "ms in all": took * 1000,
     }
 
 
 def main() -> None:
     """Measures all rows, the implementations taking turns."""
     if sys.argv[1:2] == ["--as-consumers"]:
-        library, url, queues = sys.argv[2:]
-        consume(library, url, json.loads(queues), threading.Event())
+        library, url, queues, work = sys.argv[2:]
+        consume(library, url, json.loads(queues), float(work), threading.Event())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ours", type=Path, required=True, help="Python with kombu-rs")
     parser.add_argument("--stock", type=Path, required=True, help="Python with stock Kombu")
     parser.add_argument("--consumers", type=int, default=200)
     parser.add_argument("--messages", type=int, default=1000)
-    parser.add_argument("--rate", type=float, default=100.0, help="messages a second")
+    parser.add_argument(
+        "--rate", type=float, default=100.0, help="messages a second; 0: all at once"
+    )
+    parser.add_argument("--work", type=float, default=0.0, help="seconds of work on a message")
+    parser.add_argument("--libraries", nargs="+", default=IMPLEMENTATIONS, choices=IMPLEMENTATIONS)
+    parser.add_argument("--one-queue", action="store_true", help="without a queue for each")
     arguments = parser.parse_args()
     pythons = {"kombu": arguments.stock, "kombu_rs": arguments.ours}
     header = None
-    for shared in (True, False):
-        for library in IMPLEMENTATIONS:
+    for shared in (True,) if arguments.one_queue else (True, False):
+        for library in arguments.libraries:
             row = measure(
                 pythons[library],
                 library,
@@ -194,6 +213,7 @@ def main() -> None:
                 shared,
                 arguments.messages,
                 arguments.rate,
+                arguments.work,
             )
             if header is None:
                 header = ["consumers on", "library", *row]

@@ -86,7 +86,9 @@ impl Store {
     /// Put a message into a queue.
     fn put(&self, py: Python<'_>, queue: &str, message: &Bound<'_, PyAny>) -> PyResult<()> {
         let (store, message) = (self.connection.store(), message_from(py, message)?);
-        enter(py, store.put(&queue.into(), std::slice::from_ref(&message)))
+        enter(py, store.put(&queue.into(), std::slice::from_ref(&message)))?;
+        store.counters().published.add(1);
+        Ok(())
     }
 
     /// Publish a message to everybody who listens to a fanout exchange.
@@ -98,7 +100,9 @@ impl Store {
         routing_key: &str,
     ) -> PyResult<()> {
         let (store, message) = (self.connection.store(), message_from(py, message)?);
-        enter(py, store.put_fanout(&exchange.into(), routing_key, &message))
+        enter(py, store.put_fanout(&exchange.into(), routing_key, &message))?;
+        store.counters().published.add(1);
+        Ok(())
     }
 
     /// Take the next message out of a queue; None when there is none within ``timeout`` seconds (None:
@@ -118,6 +122,7 @@ impl Store {
         loop {
             let taken = enter(py, store.get(&queues, options))?.pop();
             if let Some(delivery) = taken {
+                store.counters().received.add(1);
                 return message_to(py, &delivery.message).map(Some);
             }
             if !patient || enter_until(py, store.ready(&queues), until)?.is_none() {

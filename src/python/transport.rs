@@ -7,12 +7,12 @@ use super::store::Store;
 use super::{overrides, waiters};
 use crate::io::lock::Mutex;
 use crate::transport::schemes::{self, Options};
-use crate::transport::{self, Connection as _, Event, Url};
+use crate::transport::{self, Connection as _, Counters, Event, Held, Url};
 use crate::virt::{self, Opener};
 use pyo3::exceptions::{PyTimeoutError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyType, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{IntoPyDict, PyDict, PyType, PyWeakrefMethods, PyWeakrefReference};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -227,6 +227,40 @@ impl Transport {
     /// Gives the link up without a word to the broker.
     fn _abandon(&self) {
         self.inner.abandon();
+    }
+
+    /// The numbers of ``kombu_rs.transport.native.Statistics`` by their names.
+    fn _statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let used = self.inner.used();
+        let held = used.as_ref().map_or_else(Held::default, |(_, held)| *held);
+        let unused = Counters::default();
+        let counters = used.as_ref().map_or(&unused, |(store, _)| store.counters());
+        let numbers = PyDict::new(py);
+        for (name, counter) in [
+            ("published", &counters.published),
+            ("received", &counters.received),
+            ("acked", &counters.acked),
+            ("rejected", &counters.rejected),
+            ("returned", &counters.returned),
+            ("restored", &counters.restored),
+            ("renewed", &counters.renewed),
+            ("reconnects", &counters.reconnects),
+            ("empty_wake_ups", &counters.empty_wake_ups),
+            ("script_calls", &counters.script_calls),
+        ] {
+            numbers.set_item(name, counter.get())?;
+        }
+        numbers.set_item("script_seconds", counters.script_time.get().as_secs_f64())?;
+        numbers.set_item("unacked", held.unacked)?;
+        numbers.set_item("oldest_unacked_seconds", held.oldest.map(|age| age.as_secs_f64()))?;
+        numbers.set_item("prefetched", held.prefetched)?;
+        Ok(numbers)
+    }
+
+    /// Number of ready messages of each priority.
+    fn _depth<'py>(&self, py: Python<'py>, queue: &str) -> PyResult<Bound<'py, PyDict>> {
+        let store = self.inner.store();
+        enter(py, store.depth(&queue.into()))?.into_py_dict(py)
     }
 
     /// Closes the link.

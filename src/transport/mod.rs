@@ -2,6 +2,7 @@
 
 mod capability;
 mod channel;
+mod counters;
 mod exchanges;
 pub mod schemes;
 mod store;
@@ -9,6 +10,7 @@ mod url;
 
 pub use capability::{Capability, QueueOrder};
 pub use channel::{Channel, Connection, ConsumeOptions, Declared, Event};
+pub use counters::{Counter, Counters, Held, Stopwatch};
 pub use exchanges::Exchanges;
 pub use store::{GetOptions, QueueRef, Store};
 pub use url::Url;

@@ -1,6 +1,6 @@
 //! The trait under every virtual transport: queues that messages go into and come out of.
 
-use super::{Capability, Exchanges};
+use super::{Capability, Counters, Exchanges};
 use crate::error::Result;
 use crate::model::{Binding, Claim, Delivery, Exchange, Message, Name, Queue, Release};
 use async_trait::async_trait;
@@ -40,6 +40,9 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// The exchanges declared through this store.
     fn exchanges(&self) -> &Exchanges;
+
+    /// What was done over this store.
+    fn counters(&self) -> &Counters;
 
     /// Connects if it is not connected (again after a lost link or a fork) within the connect timeout.
     ///
@@ -110,6 +113,10 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// Number of ready messages.
     async fn size(&self, queue: &Name) -> Result<u64>;
+
+    /// Number of ready messages of each priority that the store tells apart (0 where it does not),
+    /// the most urgent first.
+    async fn depth(&self, queue: &Name) -> Result<Vec<(i64, u64)>>;
 
     /// Adds a binding. For a fanout exchange the store remembers that `queue` listens to it.
     async fn bind(&self, exchange: &Exchange, binding: &Binding) -> Result<()>;

@@ -7,7 +7,7 @@ use crate::io::generation::PerProcess;
 use crate::io::lock::Mutex;
 use crate::io::task::Notify;
 use crate::model::{Binding, Claim, Delivery, Exchange, Message, Name, Queue, Release};
-use crate::transport::{Capability, Exchanges, GetOptions, QueueRef, Store};
+use crate::transport::{Capability, Counters, Exchanges, GetOptions, QueueRef, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -35,6 +35,7 @@ pub struct MemoryStore {
     broker: Arc<Broker>,
     /// Open claims by tag; the number tells their order.
     claimed: Mutex<HashMap<Name, Claimed>>,
+    counters: Counters,
 }
 
 #[derive(Debug)]
@@ -50,7 +51,11 @@ struct Claimed {
 /// # Errors
 /// None.
 pub fn open(_options: &crate::transport::schemes::Options) -> Result<Arc<dyn Store>> {
-    Ok(Arc::new(MemoryStore { broker: broker(), claimed: Mutex::default() }))
+    Ok(Arc::new(MemoryStore {
+        broker: broker(),
+        claimed: Mutex::default(),
+        counters: Counters::default(),
+    }))
 }
 
 impl MemoryStore {
@@ -122,6 +127,10 @@ impl Store for MemoryStore {
 
     fn exchanges(&self) -> &Exchanges {
         &self.broker.exchanges
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     async fn connect(&self) -> Result<()> {
@@ -263,6 +272,10 @@ impl Store for MemoryStore {
 
     async fn size(&self, queue: &Name) -> Result<u64> {
         Ok(self.broker.queues.lock().get(queue).map_or(0, |queue| queue.len() as u64))
+    }
+
+    async fn depth(&self, queue: &Name) -> Result<Vec<(i64, u64)>> {
+        Ok(vec![(0, self.size(queue).await?)])
     }
 
     async fn bind(&self, _exchange: &Exchange, binding: &Binding) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::model::{
 };
 use crate::routing;
 use crate::transport::{
-    self, ConsumeOptions, Declared, Event, GetOptions, QueueOrder, QueueRef, Store,
+    self, ConsumeOptions, Declared, Event, GetOptions, Held, QueueOrder, QueueRef, Store,
 };
 use async_trait::async_trait;
 use serde_json::Value;
@@ -80,6 +80,16 @@ impl ChannelState {
     pub(super) fn has_mail(&self) -> bool {
         let inner = self.inner.lock();
         inner.active && !inner.mailbox.is_empty()
+    }
+
+    /// What it holds.
+    pub(super) fn held(&self) -> Held {
+        let inner = self.inner.lock();
+        Held {
+            unacked: inner.ledger.len(),
+            oldest: inner.ledger.oldest(),
+            prefetched: inner.mailbox.len(),
+        }
     }
 
     /// The next event of the mailbox; from now on its message is the user's to settle.
@@ -385,7 +395,7 @@ impl transport::Channel for Channel {
             session.settle().await?;
             let unseen = state.unmail(false);
             if !unseen.is_empty() {
-                session.shared.store.release(&unseen, Release::Unseen).await?;
+                session.shared.give_back(&unseen, Release::Unseen).await?;
             }
             if !session.shared.is_consumed(&queue) {
                 session.shared.store.unsubscribe(&queue).await?;
@@ -399,6 +409,7 @@ impl transport::Channel for Channel {
         let queues = [QueueRef { name: queue.clone(), no_ack }];
         let options = GetOptions { max: 1, arm: false };
         let taken = session.shared.store.get(&queues, options).await?.pop();
+        session.shared.store.counters().received.add(usize::from(taken.is_some()));
         if let Some(delivery) = taken.as_ref().filter(|delivery| !delivery.settled) {
             state.inner.lock().ledger.append(delivery.claim.clone());
         }
@@ -412,7 +423,11 @@ impl transport::Channel for Channel {
             tracing::debug!(target: "kombu.virtual", tag, "ack of an unknown delivery tag dropped");
             return Ok(());
         }
-        let done = session.shared.store.ack(&claims).await;
+        let store = &session.shared.store;
+        let done = store.ack(&claims).await;
+        if done.is_ok() {
+            store.counters().acked.add(claims.len());
+        }
         session.shared.changed.notify();
         done
     }
@@ -425,8 +440,11 @@ impl transport::Channel for Channel {
             return Ok(());
         };
         let how = if requeue { Release::Behind } else { Release::Discard };
-        let done = session.shared.store.release(std::slice::from_ref(&claim), how).await;
-        if done.is_err() && !session.shared.store.capability().settles_later {
+        let store = &session.shared.store;
+        let done = store.release(std::slice::from_ref(&claim), how).await;
+        if done.is_ok() {
+            store.counters().rejected.add(1);
+        } else if !store.capability().settles_later {
             // Still the user's, who may say it again.
             state.inner.lock().ledger.append(claim);
         }
@@ -437,7 +455,7 @@ impl transport::Channel for Channel {
     async fn recover(&self) -> Result<()> {
         let (session, state) = self.parts()?;
         let claims = state.take_claims("", true);
-        let done = session.shared.store.release(&claims, Release::Requeue).await;
+        let done = session.shared.give_back(&claims, Release::Requeue).await;
         session.shared.changed.notify();
         done
     }
@@ -498,10 +516,10 @@ impl transport::Channel for Channel {
         let store = &session.shared.store;
         let mut outcome = settled;
         if !unseen.is_empty() {
-            outcome = outcome.and(store.release(&unseen, Release::Unseen).await);
+            outcome = outcome.and(session.shared.give_back(&unseen, Release::Unseen).await);
         }
         if restore && !held.is_empty() {
-            outcome = outcome.and(store.release(&held, Release::Requeue).await);
+            outcome = outcome.and(session.shared.give_back(&held, Release::Requeue).await);
         }
         for consumer in consumers {
             if session.shared.is_consumed(&consumer.queue) {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::io::fork;
 use crate::io::fork_cell::ForkCell;
 use crate::io::lock::Mutex;
-use crate::transport::{self, Event, Store};
+use crate::transport::{self, Event, Held, Store};
 use async_trait::async_trait;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
@@ -86,6 +86,15 @@ impl Connection {
         }
         *self.recipe.ready.lock() = Some(store);
         Ok(())
+    }
+
+    /// The store of this process and what its channels hold; `None` before the first use, which this
+    /// is not.
+    pub fn used(&self) -> Option<(Arc<dyn Store>, Held)> {
+        self.cell.is_current().then(|| {
+            let session = self.cell.get();
+            (session.shared.store.clone(), session.shared.held())
+        })
     }
 
     /// The store of this process.

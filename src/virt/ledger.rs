@@ -2,12 +2,13 @@
 
 use crate::model::{Claim, Name};
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 /// Open claims in the order of delivery, found by tag.
 #[derive(Debug, Default)]
 pub struct Ledger {
     next: u64,
-    by_order: BTreeMap<u64, Claim>,
+    by_order: BTreeMap<u64, (Claim, Instant)>,
     by_tag: HashMap<Name, u64>,
 }
 
@@ -18,7 +19,7 @@ impl Ledger {
         if let Some(older) = self.by_tag.insert(claim.tag.clone(), self.next) {
             self.by_order.remove(&older);
         }
-        self.by_order.insert(self.next, claim);
+        self.by_order.insert(self.next, (claim, Instant::now()));
     }
 
     /// Number of open claims.
@@ -26,15 +27,20 @@ impl Ledger {
         self.by_order.len()
     }
 
+    /// For how long the oldest claim has been open.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.by_order.first_key_value().map(|(_, (_, since))| since.elapsed())
+    }
+
     /// The tags of all open claims, oldest first.
     pub fn tags(&self) -> Vec<Name> {
-        self.by_order.values().map(|claim| claim.tag.clone()).collect()
+        self.by_order.values().map(|(claim, _)| claim.tag.clone()).collect()
     }
 
     /// Takes one claim out; `None` when the tag is not known (stale).
     pub fn take(&mut self, tag: &str) -> Option<Claim> {
         let order = self.by_tag.remove(tag)?;
-        self.by_order.remove(&order)
+        self.by_order.remove(&order).map(|(claim, _)| claim)
     }
 
     /// Takes out the claim of `tag` and all older ones (`multiple`), oldest first; empty when the
@@ -52,11 +58,12 @@ impl Ledger {
         self.forget_tags(taken)
     }
 
-    fn forget_tags(&mut self, taken: BTreeMap<u64, Claim>) -> Vec<Claim> {
-        for claim in taken.values() {
+    fn forget_tags(&mut self, taken: BTreeMap<u64, (Claim, Instant)>) -> Vec<Claim> {
+        let claims: Vec<Claim> = taken.into_values().map(|(claim, _)| claim).collect();
+        for claim in &claims {
             self.by_tag.remove(&claim.tag);
         }
-        taken.into_values().collect()
+        claims
     }
 }
 
@@ -90,5 +97,8 @@ mod tests {
         ledger.append(claim("a"));
         assert_eq!(ledger.len(), 1);
         assert_eq!(ledger.tags(), ["a".into()]);
+        assert!(ledger.oldest().is_some());
+        ledger.take("a");
+        assert_eq!(ledger.oldest(), None);
     }
 }

@@ -53,6 +53,7 @@ pub(super) async fn publish(store: &dyn Store, messages: Vec<Message>) -> Result
         if is_fanout {
             flush(store, &mut queues, &mut together).await?;
             store.put_fanout(&exchange, &message.properties.routing_key.clone(), &message).await?;
+            store.counters().published.add(1);
             continue;
         }
         let targets = route(store, &exchange, &message).await?;
@@ -73,6 +74,7 @@ async fn flush(
     if !messages.is_empty() {
         for queue in queues.iter() {
             store.put(queue, messages).await?;
+            store.counters().published.add(messages.len());
         }
     }
     queues.clear();

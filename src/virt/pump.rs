@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::io::lock::Mutex;
 use crate::io::pollset::Pollset;
 use crate::io::task::{self, Notify};
-use crate::transport::{Event, GetOptions, QueueOrder, QueueRef, Store};
+use crate::model::{Claim, Release};
+use crate::transport::{Event, GetOptions, Held, QueueOrder, QueueRef, Store};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -229,6 +230,18 @@ impl Shared {
         self.changed.notify();
     }
 
+    /// What the channels of this connection hold.
+    pub(super) fn held(&self) -> Held {
+        let mut all = Held::default();
+        for channel in self.channels.lock().resources() {
+            let held = channel.held();
+            all.unacked += held.unacked;
+            all.prefetched += held.prefetched;
+            all.oldest = all.oldest.max(held.oldest);
+        }
+        all
+    }
+
     fn has_mail(&self) -> bool {
         self.channels.lock().resources().iter().any(|channel| channel.has_mail())
     }
@@ -242,14 +255,22 @@ impl Shared {
     async fn fetch(&self, channel: &ChannelState, queues: &[QueueRef], max: usize) -> Result<bool> {
         self.fetching.store(true, Ordering::Release);
         let deliveries = self.store.get(queues, GetOptions { max, arm: true }).await?;
+        self.store.counters().received.add(deliveries.len());
         let found = !deliveries.is_empty();
         let orphans = channel.receive(deliveries, self.queue_order);
         if !orphans.is_empty() {
-            self.store.release(&orphans, crate::model::Release::Unseen).await?;
+            self.give_back(&orphans, Release::Unseen).await?;
         }
         self.fetching.store(false, Ordering::Release);
         self.arrived.notify();
         Ok(found)
+    }
+
+    /// Gives claims back that nobody has rejected.
+    pub(super) async fn give_back(&self, claims: &[Claim], how: Release) -> Result<()> {
+        self.store.release(claims, how).await?;
+        self.store.counters().returned.add(claims.len());
+        Ok(())
     }
 
     async fn step(&self) -> Result<()> {

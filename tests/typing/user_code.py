@@ -53,7 +53,7 @@ from kombu_rs.protocols import Channel, ConsumerFactory
 from kombu_rs.resource import Resource
 from kombu_rs.serialization import register, registry
 from kombu_rs.simple import SimpleBuffer, SimpleQueue
-from kombu_rs.transport import base, filesystem, memory, redis, virtual
+from kombu_rs.transport import base, filesystem, memory, native, redis, virtual
 from kombu_rs.transport.virtual.exchange import ExchangeType
 from kombu_rs.utils.functional import maybe_list, retry_over_time
 from kombu_rs.utils.json import register_type
@@ -99,6 +99,9 @@ def publish() -> None:
         assert_type(connection.channel(), Channel)
         assert_type(connection.default_channel, Channel)
         assert_type(connection.transport, base.Transport)
+        if isinstance(connection.transport, native.Transport):
+            assert_type(connection.transport.statistics().published, int)
+            assert_type(connection.transport.statistics().oldest_unacked_seconds, float | None)
         assert_type(connection.connected, bool)
         assert_type(connection.as_uri(include_password=False), str)
         assert_type(connection.info(), dict[str, Any])

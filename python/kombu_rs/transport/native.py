@@ -22,7 +22,7 @@ from ..message import Message
 from ..utils.url import maybe_sanitize_url
 from . import base
 
-__all__ = ("Channel", "QoS", "Transport", "queue_declare_ok_t")
+__all__ = ("Channel", "QoS", "Statistics", "Transport", "queue_declare_ok_t")
 
 QoS = _native.QoS
 
@@ -51,6 +51,44 @@ class queue_declare_ok_t(NamedTuple):
     queue: str
     message_count: int
     consumer_count: int
+
+
+class Statistics(NamedTuple):
+    """What :meth:`Transport.statistics` returns.
+
+    All but the last three count from when the transport was first used, over all its links; a
+    forked child's start at zero. What a transport does not do stays 0.
+    """
+
+    #: Messages put into queues: one that goes to three queues counts three times, a fanout message
+    #: once.
+    published: int
+    #: Messages taken from queues, those fetched ahead included.
+    received: int
+    #: Messages acknowledged.
+    acked: int
+    #: Messages rejected, whether they were queued again or not.
+    rejected: int
+    #: Messages given back unsettled: by recovering, cancelling a consumer, or closing a channel.
+    returned: int
+    #: Messages of consumers that are gone, put back into their queues by this transport.
+    restored: int
+    #: Leases renewed, one for each message and renewal (Redis).
+    renewed: int
+    #: Links made after the first one (Redis).
+    reconnects: int
+    #: Times that the transport was woken for messages that other consumers had taken (Redis).
+    empty_wake_ups: int
+    #: Scripts that the broker has run (Redis).
+    script_calls: int
+    #: Seconds from sending those scripts to their answers, altogether.
+    script_seconds: float
+    #: Messages delivered and not settled, now.
+    unacked: int
+    #: For how many seconds the oldest of them has been so; None when there is none.
+    oldest_unacked_seconds: float | None
+    #: Messages fetched ahead and not delivered yet, now.
+    prefetched: int
 
 
 class Replaceable:
@@ -142,6 +180,18 @@ class Channel(_native.Channel, Replaceable, base.StdChannel):  # type: ignore[mi
             ChannelError: it is not there (``passive``), with code 404.
         """
         return queue_declare_ok_t(*self._queue_declare(*args, **kwargs))
+
+    def depth(self, queue: str) -> dict[int, int]:
+        """Ask the broker how many messages are ready in a queue.
+
+        Returns:
+            Messages by priority, the most urgent first. On Redis these are the steps that it tells
+            apart (0, 3, 6 and 9 by default); where there are no priorities all are under 0.
+
+        Raises:
+            BrokerConnectionError: the broker is not there.
+        """
+        return self.connection._depth(queue)
 
     def close(self) -> None:
         """Close the channel: consumers end, unacknowledged messages go back to their queues."""
@@ -278,6 +328,10 @@ class Transport(_native.Transport, Replaceable, base.Transport):  # type: ignore
         for channel in list(self.channels):
             self._forget_channel(channel)
         self._abandon()
+
+    def statistics(self) -> Statistics:
+        """Return what was done over this transport, and what it holds. Does not ask the broker."""
+        return Statistics(**self._statistics())
 
     def _forget_channel(self, channel: Any) -> None:
         self._remove_channel(channel)

@@ -1,12 +1,13 @@
 //! Taking messages, and waiting for some without taking any.
 
 use super::error::{ours, unexpected};
+use super::news::Snapshot;
 use super::scripts::Script;
-use super::session::ScriptCall;
-use super::shared::{Shared, random_share, record_tail};
+use super::session::{ScriptCall, Session};
+use super::shared::{Shared, record_tail};
 use crate::codec::envelope;
 use crate::error::Result;
-use crate::io::task::{sleep_until, watch_until};
+use crate::io::task::watch_until;
 use crate::model::{Claim, Delivery, Name};
 use crate::protocol::resp::{Command, Pipeline, Value};
 use crate::transport::{GetOptions, QueueOrder, QueueRef};
@@ -35,9 +36,6 @@ impl Shared {
         options: GetOptions,
     ) -> Result<Vec<Delivery>> {
         let session = self.session().await?;
-        let snapshot = options
-            .arm
-            .then(|| self.news.snapshot(queues.iter().map(|q| &q.name), |q| self.config.lists(q)));
         let max = options.max.clamp(1, MOST);
         let mut deliveries = Vec::new();
         self.find_lost(&session, queues, max, &mut deliveries).await?;
@@ -46,10 +44,18 @@ impl Shared {
             self.take_mail(&queue.name, room, &mut deliveries);
         }
         if deliveries.len() >= max || queues.is_empty() {
-            self.news.looked(!deliveries.is_empty());
+            self.found(&deliveries);
             return Ok(deliveries);
         }
         self.consuming.store(true, Ordering::Relaxed);
+        let names = || queues.iter().map(|queue| &queue.name);
+        let first_cheaply =
+            options.arm && deliveries.is_empty() && self.news.expects_nothing(names());
+        if first_cheaply && !self.has_any(&session, queues).await? {
+            return Ok(deliveries);
+        }
+        let snapshot =
+            options.arm.then(|| self.news.snapshot(names(), |queue| self.config.lists(queue)));
         let (call, sources, tags) =
             self.receive_call(queues, max - deliveries.len(), options.arm)?;
         // Until the answer is here nobody knows what was claimed.
@@ -68,21 +74,47 @@ impl Shared {
         watch.answered();
         let kind = unexpected("the receive script", &reply);
         let mut taken = self.deliveries(reply.into_items().ok_or(kind)?, &sources, &tags);
-        self.news.looked(taken.found || !deliveries.is_empty());
         if !taken.unreadable.is_empty() {
             // Nobody can do anything with them: kept, they would come again for ever.
             self.settle_tags(&session, std::mem::take(&mut taken.unreadable)).await?;
         }
         deliveries.extend(taken.deliveries);
+        self.found(&deliveries);
         if deliveries.is_empty() {
             if let Some(error) = taken.error {
                 return Err(error);
             }
             if let Some(snapshot) = snapshot.filter(|_| !taken.found) {
-                self.news.armed(snapshot);
+                self.nothing_found(&session, snapshot).await;
             }
         }
         Ok(deliveries)
+    }
+
+    /// Notes a look that found nothing, and armed.
+    async fn nothing_found(&self, session: &Session, snapshot: Snapshot) {
+        if !self.news.armed(snapshot) {
+            return;
+        }
+        self.counters.empty_wake_ups.add(1);
+        if self.news.wonders() {
+            self.news.counted(self.count_clients(session).await.unwrap_or_default());
+        }
+    }
+
+    /// How many clients of the server may be waiting as this one does; an upper limit, and `None`
+    /// when the server does not tell.
+    async fn count_clients(&self, session: &Session) -> Option<u32> {
+        let command = Command::new("INFO").arg("clients");
+        let reply = session.call("to count its clients", &command).await.ok()?;
+        let text = std::str::from_utf8(reply.as_bytes()?).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("tracking_clients:")?.trim().parse().ok())
+    }
+
+    fn found(&self, deliveries: &[Delivery]) {
+        if !deliveries.is_empty() {
+            self.news.found(deliveries.iter().map(|delivery| &delivery.claim.queue));
+        }
     }
 
     fn receive_call<'a>(
@@ -171,7 +203,23 @@ impl Shared {
         let names = || queues.iter().map(|queue| &queue.name);
         let polling = (!session.abilities().tracking).then_some(self.config.polling_interval);
         let safety = Instant::now() + self.news.patience(polling);
-        let news = loop {
+        while self.wait_for_news(&session, queues, safety).await? {
+            if !self.news.is_crowded(names()) || self.has_any(&session, queues).await? {
+                return Ok(());
+            }
+        }
+        self.news.stayed_quiet();
+        Ok(())
+    }
+
+    /// Whether news came, and it is time to look after it, before `safety`.
+    async fn wait_for_news(
+        &self,
+        session: &Session,
+        queues: &[QueueRef],
+        safety: Instant,
+    ) -> Result<bool> {
+        loop {
             let mut heard = pin!(self.news.notify.listen());
             let end = poll_fn(|cx| {
                 // What the next line reads is seen below; it would ring an event loop once more.
@@ -182,33 +230,44 @@ impl Shared {
                     let end = if session.is_left() { Ok(true) } else { Err(ours(error)) };
                     return Poll::Ready(Some(end));
                 }
-                if self.news.is_there(names()) {
+                let now = Instant::now();
+                let look_at = self.news.look_at(queues.iter().map(|queue| &queue.name), now);
+                if look_at.is_some_and(|at| at <= now) {
                     return Poll::Ready(Some(Ok(true)));
                 }
-                if Instant::now() >= safety {
+                if now >= safety {
                     return Poll::Ready(Some(Ok(false)));
                 }
                 if heard.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(None); // of another queue, or of ours: look again
                 }
-                watch_until(safety);
+                watch_until(look_at.map_or(safety, |at| at.min(safety)));
                 Poll::Pending
             })
             .await;
             if let Some(end) = end {
-                break end?;
+                return end;
             }
+        }
+    }
+
+    /// Whether one of the queues has something, found out without taking it; arms if not. One command,
+    /// so that looking and arming are one step, and it costs the server little. Who may not ask must
+    /// take.
+    async fn has_any(&self, session: &Session, queues: &[QueueRef]) -> Result<bool> {
+        let names = || queues.iter().map(|queue| &queue.name);
+        let snapshot = self.news.snapshot(names(), |queue| self.config.lists(queue));
+        let lists = names().flat_map(|queue| self.config.lists(queue));
+        let found = match session.call("to look", &Command::new("EXISTS").args(lists)).await {
+            Ok(reply) => reply.as_int() != Some(0),
+            Err(_) if session.is_alive() => true,
+            Err(error) => return Err(error),
         };
-        if !news {
-            self.news.stayed_quiet();
-            return Ok(());
+        if found || names().any(|queue| self.fanout.len(queue) > 0) {
+            return Ok(true);
         }
-        let spread = self.news.wake_up();
-        if !spread.is_zero() {
-            // Others wake for the same message: not all at once.
-            sleep_until(Instant::now() + spread.mul_f64(random_share())).await;
-        }
-        Ok(())
+        self.nothing_found(session, snapshot).await;
+        Ok(false)
     }
 
     /// Queues that expire when they are unused: consuming is a use.

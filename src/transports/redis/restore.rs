@@ -182,7 +182,9 @@ impl Shared {
         for queue in queues {
             self.news.queue_changed(&queue);
         }
-        self.moved("the restore script", &reply)
+        let moved = self.tally("the restore script", &reply)?;
+        self.counters.restored.add(moved.0);
+        Ok(moved)
     }
 
     /// Where the message of a record goes. Our records name the queue; those of stock Kombu name the

@@ -306,6 +306,16 @@ impl Session {
     }
 
     async fn script_reply(&self, call: &ScriptCall, moving: Moving) -> Result<Value> {
+        let sent = Instant::now();
+        let reply = self.run_script(call, moving).await?;
+        if let Some(shared) = self.shared() {
+            shared.counters.script_calls.add(1);
+            shared.counters.script_time.add(sent.elapsed());
+        }
+        Ok(reply)
+    }
+
+    async fn run_script(&self, call: &ScriptCall, moving: Moving) -> Result<Value> {
         if let Scripts::Loaded(hashes) = &self.abilities.scripts {
             let command = call.command("EVALSHA", &hashes[call.script.number()]).pack();
             match self.reply(&command, moving).await? {

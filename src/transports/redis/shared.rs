@@ -15,7 +15,7 @@ use crate::io::lock::Mutex;
 use crate::io::task::{Notify, sleep_until};
 use crate::model::{Name, Queue};
 use crate::protocol::resp::Value;
-use crate::transport::Exchanges;
+use crate::transport::{Counters, Exchanges};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Shared {
     pub(super) config: Arc<Config>,
     pub(super) exchanges: Exchanges,
+    pub(super) counters: Counters,
     me: Weak<Self>,
     current: Mutex<Option<Arc<Session>>>,
     /// To the node that the slot is being moved to.
@@ -81,6 +82,7 @@ impl Shared {
         Arc::new_cyclic(|me| Self {
             config,
             exchanges: Exchanges::default(),
+            counters: Counters::default(),
             me: me.clone(),
             current: Mutex::default(),
             side: Mutex::default(),
@@ -166,7 +168,9 @@ impl Shared {
         // What the server knew of the old link is gone with it.
         self.bindings.clear();
         self.news.forget();
-        if !self.maintained.swap(true, Ordering::AcqRel) {
+        if self.maintained.swap(true, Ordering::AcqRel) {
+            self.counters.reconnects.add(1);
+        } else {
             maintenance::start(&self.me)?;
         }
         Ok(session)

@@ -10,7 +10,7 @@ use crate::model::{
     Binding, Claim, Delivery, Exchange, ExchangeKind, Message, Name, Queue, Release,
 };
 use crate::protocol::resp::{Command, Pipeline, Value};
-use crate::transport::{Capability, Exchanges, GetOptions, QueueRef, Store};
+use crate::transport::{Capability, Counters, Exchanges, GetOptions, QueueRef, Store};
 use async_trait::async_trait;
 use std::sync::Arc;
 
@@ -71,6 +71,10 @@ impl Store for RedisStore {
 
     fn exchanges(&self) -> &Exchanges {
         &self.here().exchanges
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.here().counters
     }
 
     async fn connect(&self) -> Result<()> {
@@ -207,6 +211,10 @@ impl Store for RedisStore {
     }
 
     async fn size(&self, queue: &Name) -> Result<u64> {
+        Ok(self.depth(queue).await?.into_iter().map(|(_, messages)| messages).sum())
+    }
+
+    async fn depth(&self, queue: &Name) -> Result<Vec<(i64, u64)>> {
         let shared = self.here();
         let mut lengths = Pipeline::new();
         for list in shared.config.lists(queue) {
@@ -214,7 +222,14 @@ impl Store for RedisStore {
         }
         let what = format!("the size of the queue '{queue}'");
         let replies = shared.session().await?.call_all(&what, lengths).await?;
-        Ok(sum("LLEN", &replies)? + shared.fanout.len(queue) as u64)
+        let mut depth = Vec::with_capacity(replies.len());
+        for (step, reply) in shared.config.priority_steps.iter().zip(replies) {
+            depth.push((*step, sum("LLEN", &[reply])?));
+        }
+        if let Some((_, messages)) = depth.first_mut() {
+            *messages += shared.fanout.len(queue) as u64;
+        }
+        Ok(depth)
     }
 
     async fn bind(&self, exchange: &Exchange, binding: &Binding) -> Result<()> {

@@ -169,7 +169,7 @@ impl Shared {
         }
         if !queues.is_empty() {
             let reply = session.run("to requeue messages", call).await?;
-            self.moved("the requeue script", &reply)?;
+            self.tally("the requeue script", &reply)?;
         }
         for queue in queues {
             self.news.queue_changed(&queue);
@@ -179,7 +179,7 @@ impl Shared {
 
     /// What a script says that sends messages back: how many are in their queues again, and how many
     /// are dead letters. Tells of these.
-    pub(super) fn moved(&self, script: &str, reply: &Value) -> Result<(usize, usize)> {
+    pub(super) fn tally(&self, script: &str, reply: &Value) -> Result<(usize, usize)> {
         let numbers: Option<Vec<usize>> = reply.clone().into_items().and_then(|items| {
             items.iter().map(|item| usize::try_from(item.as_int()?).ok()).collect()
         });
@@ -209,6 +209,7 @@ impl Shared {
                 call.arg(tag.to_string());
             }
             session.run("to renew claims", call).await?;
+            self.counters.renewed.add(batch.len());
         }
         Ok(())
     }

@@ -156,6 +156,8 @@ pub(super) struct Inner {
     restore_at: Option<Instant>,
     tick_at: Instant,
     elsewhere: HashMap<i64, Instant>,
+    /// Messages of dead owners that were put back and that no store has counted yet.
+    pub(super) restored: usize,
 }
 
 impl Inner {
@@ -180,6 +182,7 @@ impl Inner {
             restore_at: None,
             tick_at: Instant::now(),
             elsewhere: HashMap::new(),
+            restored: 0,
         }
     }
 
@@ -458,6 +461,7 @@ impl Inner {
                 }
             }
         }
+        self.restored += restored;
         Ok(restored)
     }
 

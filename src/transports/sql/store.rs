@@ -12,7 +12,7 @@ use crate::io::fork;
 use crate::io::task;
 use crate::model::{Binding, Claim, Delivery, Exchange, Message, Name, Queue, Release};
 use crate::transport::schemes::Options;
-use crate::transport::{Capability, Exchanges, GetOptions, QueueRef, Store, Url};
+use crate::transport::{Capability, Counters, Exchanges, GetOptions, QueueRef, Store, Url};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension};
@@ -45,6 +45,7 @@ pub struct SqlStore {
     flowing: AtomicBool,
     /// The database's epoch before the last `get` that found nothing.
     armed: AtomicU64,
+    counters: Counters,
 }
 
 /// The state of the database with this store attached, its connection open.
@@ -63,7 +64,12 @@ impl SqlStore {
             generation: AtomicU64::new(0),
             flowing: AtomicBool::new(false),
             armed: AtomicU64::new(0),
+            counters: Counters::default(),
         }
+    }
+
+    fn count_restored(&self, session: &mut Session<'_>) {
+        self.counters.restored.add(std::mem::take(&mut session.inner.restored));
     }
 
     fn is_attached(&self) -> bool {
@@ -248,6 +254,10 @@ impl Store for SqlStore {
         &self.database.exchanges
     }
 
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     async fn connect(&self) -> Result<()> {
         self.patiently("opening the database", |_| Ok(())).await
     }
@@ -303,6 +313,7 @@ impl Store for SqlStore {
         if self.flowing.load(Ordering::Relaxed) {
             self.patiently("looking after dead owners", |mut session| {
                 let woken = session.inner.catch_up_if_due(Instant::now())?;
+                self.count_restored(&mut session);
                 drop(session);
                 wake(woken);
                 Ok(())
@@ -362,6 +373,7 @@ impl Store for SqlStore {
             let now = Instant::now();
             let step = self.enter().and_then(|mut session| {
                 let mut woken = session.inner.catch_up(now)?;
+                self.count_restored(&mut session);
                 if session.inner.epoch != self.armed.load(Ordering::Relaxed) {
                     drop(session);
                     wake(woken);
@@ -457,6 +469,7 @@ impl Store for SqlStore {
             let batch = self
                 .patiently("restoring messages", |mut session| {
                     let batch = session.inner.restore_dead(Instant::now())?;
+                    self.count_restored(&mut session);
                     if batch > 0 {
                         let woken = session.inner.ring();
                         drop(session);
@@ -533,6 +546,10 @@ impl Store for SqlStore {
             Ok(count.unsigned_abs())
         })
         .await
+    }
+
+    async fn depth(&self, queue: &Name) -> Result<Vec<(i64, u64)>> {
+        Ok(vec![(0, self.size(queue).await?)])
     }
 
     async fn bind(&self, _: &Exchange, binding: &Binding) -> Result<()> {
