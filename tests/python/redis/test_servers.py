@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -178,7 +179,12 @@ def test_options_of_the_other_ways(
 ) -> None:
     """How often to look at queues, and what restoring without scripts takes turns by."""
     server = new_redis(unknown=["HELLO", *SCRIPTS])
-    options = {"polling_interval": 2, "unacked_mutex_key": "turn", "unacked_mutex_expire": 9}
+    options = {
+        "polling_interval": 2,
+        "unacked_mutex_key": "turn",
+        "unacked_mutex_expire": 60,
+        "unacked_restore_interval": 0.1,
+    }
     with (
         caplog.at_level(logging.WARNING),
         Connection(server.url(), transport_options=options) as connection,
@@ -187,15 +193,14 @@ def test_options_of_the_other_ways(
         queue.declare()
         connection.Producer().publish(1, routing_key="q")
         message = queue.get()
+        server.command("SET", "turn", "somebody else's", "PX", 60_000)
         server.command("ZADD", "unacked_index", "XX", 1, message.delivery_tag)
-        restore = connection.default_channel.qos.restore_visible
-        server.command("SET", "turn", "somebody else's")
-        restore(interval=1)
-        assert claims(server) == 1
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            assert queue.get() is None
         server.command("DEL", "turn")
-        restore(interval=1)
-        assert claims(server) == 0
-        assert server.command("EXISTS", "turn") == 0
+        wait_until(lambda: claims(server) == 0, 20, "the claim to be restored")
+        wait_until(lambda: server.command("EXISTS", "turn") == 0, 20, "the turn to end")
     assert "look for messages every 2 s" in caplog.text
 
 
