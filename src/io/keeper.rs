@@ -6,11 +6,9 @@
 
 use super::fork::ForkFd;
 use super::generation::PerProcess;
-use super::link::Link;
-use super::task::{Interest, Wants, poll_with, sleep};
+use super::task::{Interest, Wants, poll_with};
 use crate::error::{Error, Result};
 use crate::io::lock::Mutex;
-use crate::protocol::Decoder;
 use std::future::Future;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,10 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
-use std::time::{Duration, Instant};
-
-/// How often a link that nobody drives is looked at.
-const TEND_EVERY: Duration = Duration::from_secs(1);
+use std::time::Instant;
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -98,23 +93,6 @@ pub fn spawn(job: impl Future<Output = ()> + Send + 'static) -> Result<()> {
     drop(arrived);
     bell.ring();
     Ok(())
-}
-
-/// Reads `link` when nobody else does, until it is dropped or dead.
-///
-/// # Errors
-/// As [`spawn`].
-pub fn tend<D: Decoder>(link: &Arc<Link<D>>) -> Result<()> {
-    let link = Arc::downgrade(link);
-    spawn(async move {
-        loop {
-            sleep(TEND_EVERY).await;
-            match link.upgrade() {
-                Some(link) if link.is_alive() => link.tend(),
-                _ => return,
-            }
-        }
-    })
 }
 
 fn start(keeper: &'static Keeper) -> Result<Arc<Bell>> {
@@ -242,7 +220,8 @@ fn pollfd(fd: i32, interest: Interest) -> libc::pollfd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::task::{Notify, run as run_here, timeout_at};
+    use crate::io::task::{Notify, run as run_here, sleep, timeout_at};
+    use std::time::Duration;
 
     #[test]
     fn tasks_sleep_wake_and_survive_a_panic() {

@@ -3,6 +3,7 @@
 mod capability;
 mod channel;
 mod exchanges;
+mod login;
 pub mod schemes;
 mod store;
 mod url;
@@ -10,5 +11,6 @@ mod url;
 pub use capability::{Capability, QueueOrder};
 pub use channel::{Channel, Connection, ConsumeOptions, Declared, Event};
 pub use exchanges::Exchanges;
+pub use login::Login;
 pub use store::{GetOptions, QueueRef, Store};
 pub use url::Url;

@@ -25,7 +25,10 @@ pub(super) fn refused(what: &str, error: &ServerError) -> Error {
 
 /// Whether this server cannot do it but another one, or this one later, could: connect again.
 pub(super) fn is_misplaced(error: &ServerError) -> bool {
-    matches!(error.code(), "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN")
+    matches!(
+        error.code(),
+        "READONLY" | "LOADING" | "MASTERDOWN" | "NOREPLICAS" | "CLUSTERDOWN" | "TRYAGAIN"
+    )
 }
 
 /// The error for a reply of a kind that the command does not have.

@@ -3,13 +3,15 @@
 use super::Config;
 use super::error::{is_misplaced, ours, refused, unexpected};
 use super::greeting::{Abilities, Scripts, greet, introduce};
+use super::hedge::hedged;
+use super::limit::Permit;
 use super::plain;
 use super::scripts::Script;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::io::dial::{Address, dial};
-use crate::io::keeper;
-use crate::io::link::{Expect, Link, Traffic};
+use crate::io::link::{Expect, Link, Pulse, Traffic};
+use crate::io::lock::Mutex;
 use crate::io::task::timeout_at;
 use crate::protocol::resp::{Command, Parser, Pipeline, Value};
 use bytes::Bytes;
@@ -31,6 +33,8 @@ pub(super) struct Session {
     shared: Weak<Shared>,
     /// Without pushes: the link that listens to fanout exchanges, once there are some.
     ears: OnceLock<Arc<Link<Parser>>>,
+    /// One for each link.
+    permits: Mutex<Vec<Permit>>,
     /// An answer nobody waited for said that this is not the server to be at.
     misplaced: Arc<AtomicBool>,
     /// Which state of the fanout subscriptions the server knows.
@@ -43,21 +47,25 @@ impl Session {
     /// # Errors
     /// `Connection`, `Auth`, or `Unsupported` when the server is too old.
     pub(super) async fn open(config: &Arc<Config>, shared: Weak<Shared>) -> Result<Self> {
-        Self::connect(config, shared).await.map_err(ours)
+        hedged(|| {
+            let permit = Permit::take(config)?;
+            Ok(Self::connect(config, shared.clone(), permit))
+        })
+        .await
+        .map_err(ours)
     }
 
-    async fn connect(config: &Arc<Config>, shared: Weak<Shared>) -> Result<Self> {
+    async fn connect(config: &Arc<Config>, shared: Weak<Shared>, permit: Permit) -> Result<Self> {
         let address = match &config.sentinels {
             Some(sentinels) => sentinels.master().await?,
             None => config.address.clone(),
         };
         let until = Instant::now() + config.dial.connect_timeout;
-        let link = open_link(&address, config, Incoming { shared: shared.clone(), ears: false });
-        let link = link.await?;
-        let abilities = greet(&link, config, until).await?;
-        keeper::tend(&link)?;
+        let incoming = Incoming { shared: shared.clone(), ears: false };
+        let link = open_link(&address, config, incoming).await?;
+        let abilities = greet(&link, &config.logged_in(), until).await?;
         tracing::debug!("connected to {}, database {}", link.peer(), config.db);
-        Ok(Self::new(link, config.clone(), address, abilities, shared))
+        Ok(Self::new(link, config.clone(), address, abilities, shared, permit))
     }
 
     fn new(
@@ -66,6 +74,7 @@ impl Session {
         address: Address,
         abilities: Abilities,
         shared: Weak<Shared>,
+        permit: Permit,
     ) -> Self {
         Self {
             link,
@@ -74,6 +83,7 @@ impl Session {
             abilities,
             shared,
             ears: OnceLock::new(),
+            permits: Mutex::new(vec![permit]),
             misplaced: Arc::default(),
             topics: AtomicU64::new(0),
         }
@@ -82,16 +92,17 @@ impl Session {
     /// A second link to the same server, for a caller that watches keys: `WATCH` is about all that
     /// is done on a link, and this one has many users.
     pub(super) async fn aside(&self) -> Result<Self> {
+        let permit = Permit::take(&self.config).map_err(ours)?;
         let link = self.further_link(false).await.map_err(ours)?;
         let (config, address) = (self.config.clone(), self.address.clone());
-        Ok(Self::new(link, config, address, self.abilities.clone(), Weak::new()))
+        Ok(Self::new(link, config, address, self.abilities.clone(), Weak::new(), permit))
     }
 
     async fn further_link(&self, ears: bool) -> Result<Arc<Link<Parser>>> {
         let until = Instant::now() + self.config.dial.connect_timeout;
         let traffic = Incoming { shared: self.shared.clone(), ears };
         let link = open_link(&self.address, &self.config, traffic).await?;
-        introduce(&link, &self.config, until).await?;
+        introduce(&link, &self.config.logged_in(), until).await?;
         Ok(link)
     }
 
@@ -115,6 +126,26 @@ impl Session {
         self.link.is_alive()
             && self.ears.get().is_none_or(|ears| ears.is_alive())
             && !self.misplaced.load(Ordering::Acquire)
+    }
+
+    /// What the link shows of life; `None` when it cannot be used any more.
+    pub(super) fn pulse(&self) -> Option<Pulse> {
+        if let Some(ears) = self.ears.get() {
+            ears.tend();
+        }
+        self.link.pulse().filter(|_| self.is_alive())
+    }
+
+    /// Asks for a sign of life. Whether it came shows in the pulse.
+    pub(super) async fn ping(&self) {
+        let ping = Command::new("PING").pack();
+        // An error is in the pulse, too.
+        let _ = self.link.tell(&ping, 1, self.config.reply_timeout, Box::new(|_| ())).await;
+    }
+
+    /// Where it leads to.
+    pub(super) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// The link for commands.
@@ -257,8 +288,9 @@ impl Session {
         let ears = match self.ears.get() {
             Some(ears) => ears,
             None => {
+                let permit = Permit::take(&self.config).map_err(ours)?;
                 let link = self.further_link(true).await.map_err(ours)?;
-                keeper::tend(&link)?;
+                self.permits.lock().push(permit);
                 self.ears.get_or_init(|| link)
             }
         };
