@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import cycle
 from operator import itemgetter
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,7 +17,7 @@ from . import _native, exceptions
 from .broker_url import _check_url_options, _check_url_transport, _scheme, _seconds, _split_hosts
 from .log import get_logger
 from .resource import Resource as Resource  # Kombu's users find it here
-from .retry import CannotConnect, Retrying
+from .retry import Retrying
 from .transport import get_transport_cls, supports_librabbitmq
 from .transport.base import Transport as BaseTransport
 from .utils.collections import HashedSeq
@@ -404,6 +405,10 @@ class Connection(_native.Connection, Retrying):
     ) -> Any:
         if self.connected:
             return self._connection
+        left = self._budget()
+        if left is not None:
+            timeout = min(timeout or left, left)
+        end = monotonic() + timeout if timeout else None
 
         def on_error(
             exc: Exception, intervals: Iterator[float], retries: int, interval: float = 0
@@ -416,7 +421,12 @@ class Connection(_native.Connection, Retrying):
                     errback(exc, interval)
             finally:
                 self.maybe_switch_next()
-            return interval if tried_all else 0
+            if not tried_all:
+                return 0
+            pause = min(interval, interval_max)
+            if end is not None:
+                pause = min(pause, end - monotonic())
+            return self._await_broker(pause, callback)
 
         guard = (
             self._reraise_as_cannot_connect if reraise_as_library_errors else self._dummy_context
@@ -435,36 +445,6 @@ class Connection(_native.Connection, Retrying):
                 callback,
                 timeout=timeout,
             )
-
-    @contextmanager
-    def _reraise_as_library_errors(
-        self,
-        ConnectionError: Any = exceptions.OperationalError,
-        ChannelError: Any = exceptions.OperationalError,
-    ) -> Iterator[None]:
-        try:
-            yield
-        except (ConnectionError, ChannelError):
-            raise
-        except self.recoverable_connection_errors as exc:
-            raise ConnectionError(str(exc)) from exc
-        except self.recoverable_channel_errors as exc:
-            raise ChannelError(str(exc)) from exc
-
-    @contextmanager
-    def _reraise_as_cannot_connect(self) -> Iterator[None]:
-        """As :meth:`_reraise_as_library_errors`, and say where it wanted to connect."""
-        try:
-            yield
-        except self.recoverable_connection_errors + self.recoverable_channel_errors as exc:
-            text = str(exc)
-            if not text.startswith("cannot connect"):
-                text = f"cannot connect to {self.as_uri()}: {text}"
-            raise CannotConnect(text) from exc
-
-    @contextmanager
-    def _dummy_context(self) -> Iterator[None]:
-        yield
 
     def completes_cycle(self, retries: int) -> bool:
         """Whether all alternates were tried after so many retries."""

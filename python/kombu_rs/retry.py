@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-from . import exceptions
+from . import _native, exceptions
 
 __all__ = ("CannotConnect", "Retrying")
 
@@ -19,6 +20,10 @@ _RETRY_OPTIONS = (
     "errback",
     "callback",
 )
+
+
+# Seconds of a publish's timeout that are no use for another try.
+_TOO_LITTLE = 0.001
 
 
 class CannotConnect(exceptions.OperationalError):
@@ -38,7 +43,7 @@ class Retrying:
     collect: Callable[..., Any]
     maybe_switch_next: Callable[[], Any]
     _ensure_connection: Callable[..., Any]
-    _reraise_as_library_errors: Callable[..., Any]
+    as_uri: Callable[[], str]
     _debug: Callable[..., Any]
 
     def _extract_failover_opts(self) -> dict[str, Any]:
@@ -46,6 +51,67 @@ class Retrying:
         found = {name: options[name] for name in _RETRY_OPTIONS if name in options}
         found["timeout"] = options.get("connect_retries_timeout", self.connect_timeout)
         return found
+
+    def _budget(self) -> float | None:
+        """Seconds that a publish with a timeout has left; None without one, or where the timeout
+        is for sending alone."""
+        left = _native.budget()
+        if left is None or not isinstance(self.transport, _native.Transport):
+            return None
+        return max(left, _TOO_LITTLE)
+
+    def _await_broker(self, seconds: float, callback: Callable[[], Any] | None) -> float:
+        """Wait until a broker can be reached again, for ``seconds`` at most.
+
+        Returns:
+            The seconds that are left to wait without knowing: all of them, unless the transport is
+            one of ours.
+        """
+        while seconds > 0:
+            transport: Any = self.transport
+            if not isinstance(transport, _native.Transport):
+                break
+            if callback:
+                callback()
+            found = transport.await_broker(min(seconds, 1.0))  # type: ignore[attr-defined]
+            if found:
+                return 0
+            if found is None:
+                break
+            seconds -= 1.0
+            # Another one may be there first.
+            self.maybe_switch_next()
+        return max(seconds, 0)
+
+    @contextmanager
+    def _reraise_as_library_errors(
+        self,
+        ConnectionError: Any = exceptions.OperationalError,
+        ChannelError: Any = exceptions.OperationalError,
+    ) -> Iterator[None]:
+        try:
+            yield
+        except (ConnectionError, ChannelError):
+            raise
+        except self.recoverable_connection_errors as exc:
+            raise ConnectionError(str(exc)) from exc
+        except self.recoverable_channel_errors as exc:
+            raise ChannelError(str(exc)) from exc
+
+    @contextmanager
+    def _reraise_as_cannot_connect(self) -> Iterator[None]:
+        """As :meth:`_reraise_as_library_errors`, and say where it wanted to connect."""
+        try:
+            yield
+        except self.recoverable_connection_errors + self.recoverable_channel_errors as exc:
+            text = str(exc)
+            if not text.startswith("cannot connect"):
+                text = f"cannot connect to {self.as_uri()}: {text}"
+            raise CannotConnect(text) from exc
+
+    @contextmanager
+    def _dummy_context(self) -> Iterator[None]:
+        yield
 
     def ensure(
         self,
@@ -75,6 +141,9 @@ class Retrying:
         retry_errors = () if retry_errors is None else tuple(retry_errors)
 
         def gives_up(retries: int) -> bool:
+            left = self._budget()
+            if left is not None and left <= _TOO_LITTLE:
+                return True
             return max_retries is not None and retries >= max_retries
 
         def reconnect(exc: BaseException, retries: int) -> None:

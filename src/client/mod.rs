@@ -8,6 +8,7 @@ mod consumer;
 mod pool;
 mod producer;
 mod retry;
+mod seeker;
 #[cfg(test)]
 mod tests;
 
@@ -16,3 +17,4 @@ pub use consumer::{Consumer, Received};
 pub use pool::{Pool, Pooled};
 pub use producer::Producer;
 pub use retry::RetryPolicy;
+pub use seeker::{Seeker, Sought};

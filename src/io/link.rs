@@ -56,6 +56,17 @@ impl<E> fmt::Debug for Expect<E> {
     }
 }
 
+/// What a link shows of life; see [`Link::pulse`]. One that has not changed: nothing has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pulse {
+    /// When bytes came last.
+    pub heard: Instant,
+    /// When the oldest request was sent that has no answer yet.
+    pub owed_since: Option<Instant>,
+    /// Bytes that the peer has not taken yet.
+    pub untaken: usize,
+}
+
 /// A live connection that speaks the protocol of `D`.
 pub struct Link<D: Decoder> {
     generation: u64,
@@ -71,6 +82,8 @@ struct State<D: Decoder> {
     decoder: D,
     traffic: Box<dyn Traffic<D::Event>>,
     input: BytesMut,
+    /// When bytes came last.
+    heard: Instant,
     /// What the socket did not take yet.
     output: BytesMut,
     slots: VecDeque<Entry<D::Event>>,
@@ -81,6 +94,7 @@ struct State<D: Decoder> {
 
 struct Entry<E> {
     expect: Expect<E>,
+    sent: Instant,
     deadline: Instant,
     receiver: Receiver<E>,
 }
@@ -115,6 +129,7 @@ impl<D: Decoder> Link<D> {
                 decoder,
                 traffic: Box::new(traffic),
                 input: BytesMut::new(),
+                heard: Instant::now(),
                 output: BytesMut::new(),
                 slots: VecDeque::new(),
                 attendants: Vec::new(),
@@ -160,9 +175,10 @@ impl<D: Decoder> Link<D> {
         expect: Expect<D::Event>,
         patience: Duration,
     ) -> Request<D> {
-        let deadline = Instant::now() + patience;
+        let sent = Instant::now();
+        let deadline = sent + patience;
         let slot = Arc::new(Mutex::new(Slot { replies: Vec::new(), done: false, waker: None }));
-        let entry = Entry { expect, deadline, receiver: Receiver::Waiting(slot.clone()) };
+        let entry = Entry { expect, sent, deadline, receiver: Receiver::Waiting(slot.clone()) };
         let refused = self.submit(data, entry).err();
         Request { link: self.clone(), slot, deadline, refused }
     }
@@ -178,9 +194,10 @@ impl<D: Decoder> Link<D> {
         patience: Duration,
         told: Told<D::Event>,
     ) -> Result<()> {
-        let deadline = Instant::now() + patience;
+        let sent = Instant::now();
+        let deadline = sent + patience;
         let receiver = Receiver::Told(Vec::with_capacity(replies), told);
-        self.submit(data, Entry { expect: Expect::Count(replies), deadline, receiver })?;
+        self.submit(data, Entry { expect: Expect::Count(replies), sent, deadline, receiver })?;
         poll_fn(|cx| self.poll_flush(cx, deadline)).await
     }
 
@@ -275,6 +292,20 @@ impl<D: Decoder> Link<D> {
         self.state().is_ok_and(|state| !state.lock().slots.is_empty())
     }
 
+    /// Reads and writes as [`Link::tend`]; then, what it shows of life. `None` when it is lost.
+    pub fn pulse(&self) -> Option<Pulse> {
+        self.tend();
+        let state = self.state().ok()?.lock();
+        if state.failure.is_some() {
+            return None;
+        }
+        Some(Pulse {
+            heard: state.heard,
+            owed_since: state.slots.front().map(|entry| entry.sent),
+            untaken: state.output.len() + state.stream.untaken(),
+        })
+    }
+
     /// Ends the link on purpose; everybody who still waits gets an error.
     pub fn close(&self, why: &str) {
         let Ok(state) = self.state() else { return };
@@ -364,6 +395,7 @@ impl<D: Decoder> State<D> {
             let received = self.stream.receive(&mut self.input).map_err(lost)?;
             read += self.input.len() - before;
             if matches!(received, Received::More | Received::Last) {
+                self.heard = Instant::now();
                 while let Some(event) = self.decoder.decode(&mut self.input)? {
                     if let Some(reply) = self.traffic.route(event) {
                         self.complete(reply, wakers)?;

@@ -181,3 +181,22 @@ fn a_reply_without_a_request_is_an_error() {
     let lost = run(async { Ok(std::future::poll_fn(|cx| link.poll_attend(cx)).await) }).unwrap();
     assert!(lost.to_string().contains("nothing asked"), "{lost}");
 }
+
+#[test]
+fn a_pulse_tells_silence_from_life() {
+    let (link, mut theirs, _) = linked();
+    let before = Instant::now();
+    let request = link.request(b"a\n", Expect::Count(1), PATIENCE);
+    let first = link.pulse().unwrap();
+    assert!(first.owed_since.is_some_and(|sent| sent >= before));
+    assert_eq!(link.pulse().unwrap(), first, "nothing has happened");
+    theirs.write_all(b">news\n").unwrap();
+    let second = link.pulse().unwrap();
+    assert!(second.heard > first.heard && second.owed_since == first.owed_since);
+    theirs.write_all(b"a\n").unwrap();
+    let third = link.pulse().unwrap();
+    assert!(third.heard >= second.heard && third.owed_since.is_none());
+    assert_eq!(run(request).unwrap(), ["a"]);
+    drop(theirs);
+    assert!(link.pulse().is_none());
+}

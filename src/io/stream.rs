@@ -86,6 +86,18 @@ impl Stream {
         self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
+    /// Bytes that the kernel has, and that the peer has not acknowledged yet; as far as it is known.
+    pub fn untaken(&self) -> usize {
+        let mut count: libc::c_int = 0;
+        if !self.is_current() {
+            return 0;
+        }
+        // SAFETY: the descriptor is open and ours; TIOCOUTQ writes one int.
+        let done =
+            unsafe { libc::ioctl(self.socket.0.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+        if done == 0 { usize::try_from(count).unwrap_or(0) } else { 0 }
+    }
+
     /// Ends the connection in both directions; the descriptor stays open until this is dropped.
     pub fn shut_down(&self) {
         if self.is_current() {

@@ -8,7 +8,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
 };
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -32,10 +33,54 @@ pub struct TlsOptions {
     pub verify: Verify,
     /// A PEM file of trusted authorities instead of the system's.
     pub ca_certs: Option<PathBuf>,
+    /// A folder of such files.
+    pub ca_path: Option<PathBuf>,
+    /// The text of such a file.
+    pub ca_data: Option<String>,
     /// A PEM file with our own certificate (and its chain), for servers that ask for one.
     pub certfile: Option<PathBuf>,
     /// A PEM file with the key of `certfile`.
     pub keyfile: Option<PathBuf>,
+    /// TLS 1.3 or nothing. Older than 1.2 is never spoken.
+    pub only_1_3: bool,
+    /// The cipher suites of TLS 1.2 that may be used, by OpenSSL's names; `None` for all.
+    pub ciphers: Option<Vec<String>>,
+}
+
+/// OpenSSL's names of the suites of TLS 1.2.
+const CIPHERS: [(&str, CipherSuite); 6] = [
+    ("ECDHE-ECDSA-AES256-GCM-SHA384", CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+    ("ECDHE-ECDSA-AES128-GCM-SHA256", CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ("ECDHE-ECDSA-CHACHA20-POLY1305", CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
+    ("ECDHE-RSA-AES256-GCM-SHA384", CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
+    ("ECDHE-RSA-AES128-GCM-SHA256", CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
+    ("ECDHE-RSA-CHACHA20-POLY1305", CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
+];
+
+impl TlsOptions {
+    /// The provider with what may be spoken.
+    fn provider(&self) -> Result<Arc<CryptoProvider>> {
+        let Some(names) = &self.ciphers else { return Ok(provider()) };
+        let mut wanted = Vec::new();
+        for name in names {
+            match CIPHERS.iter().find(|(known, _)| known == name) {
+                Some((_, suite)) => wanted.push(*suite),
+                None => {
+                    let known: Vec<_> = CIPHERS.iter().map(|(name, _)| *name).collect();
+                    return Err(Error::invalid(format!(
+                        "ssl_ciphers: there is no {name:?} here; there are {}, and those of TLS 1.3, \
+                         which need not be named",
+                        known.join(":")
+                    )));
+                }
+            }
+        }
+        let mut provider = (*provider()).clone();
+        provider.cipher_suites.retain(|suite| {
+            suite.version() == &rustls::version::TLS13 || wanted.contains(&suite.suite())
+        });
+        Ok(Arc::new(provider))
+    }
 }
 
 /// Ready to open sessions.
@@ -61,9 +106,13 @@ impl Tls {
     /// # Errors
     /// `Invalid` naming the file that cannot be read or used.
     pub fn new(options: &TlsOptions) -> Result<Self> {
-        let provider = provider();
+        let provider = options.provider()?;
+        let versions = match options.only_1_3 {
+            true => &[&rustls::version::TLS13][..],
+            false => rustls::DEFAULT_VERSIONS,
+        };
         let builder = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .map_err(|error| Error::internal("TLS cannot be set up").with_source(error))?;
         let builder = match options.verify {
             Verify::Full => builder.with_root_certificates(roots(options)?),
@@ -127,14 +176,34 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore> {
                 .add(certificate)
                 .map_err(|error| unusable("ssl_ca_certs", path).with_source(error))?;
         }
-    } else {
+    }
+    if let Some(folder) = &options.ca_path {
+        let files = std::fs::read_dir(folder)
+            .map_err(|error| unusable("ssl_ca_path", folder).with_source(error))?;
+        for file in files.flatten() {
+            // Other files may be there, too.
+            if let Ok(found) = certificates(&file.path(), "ssl_ca_path") {
+                roots.add_parsable_certificates(found);
+            }
+        }
+    }
+    if let Some(text) = &options.ca_data {
+        let bad = || Error::invalid("ssl_ca_data: must be certificates in PEM");
+        let found = CertificateDer::pem_slice_iter(text.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| bad().with_source(error.to_string()))?;
+        for certificate in found {
+            roots.add(certificate).map_err(|error| bad().with_source(error))?;
+        }
+    }
+    if options.ca_certs.is_none() && options.ca_path.is_none() && options.ca_data.is_none() {
         let found = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(found.certs);
     }
     if roots.is_empty() {
         return Err(Error::invalid(
             "no trusted certificate authorities were found: install the system's or name a file \
-             with ssl_ca_certs",
+             with ssl_ca_certs, a folder with ssl_ca_path, or give their text with ssl_ca_data",
         ));
     }
     Ok(roots)
@@ -203,6 +272,20 @@ mod tests {
             TlsOptions { ca_certs: Some("/does/not/exist.pem".into()), ..TlsOptions::default() };
         let text = Tls::new(&options).unwrap_err().to_string();
         assert!(text.contains("ssl_ca_certs") && text.contains("/does/not/exist.pem"), "{text}");
+    }
+
+    #[test]
+    fn ciphers_go_by_the_names_of_openssl() {
+        let only = |names: &[&str]| TlsOptions {
+            ciphers: Some(names.iter().map(|name| (*name).to_owned()).collect()),
+            ..TlsOptions::default()
+        };
+        let suites = only(&["ECDHE-RSA-AES128-GCM-SHA256"]).provider().unwrap();
+        let older =
+            |suite: &&rustls::SupportedCipherSuite| suite.version() == &rustls::version::TLS12;
+        assert_eq!(suites.cipher_suites.iter().filter(older).count(), 1);
+        let error = only(&["AES128-SHA"]).provider().unwrap_err().to_string();
+        assert!(error.contains("AES128-SHA") && error.contains("ECDHE-RSA"), "{error}");
     }
 
     #[test]

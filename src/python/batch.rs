@@ -108,6 +108,7 @@ impl PublishBatch {
         if ready.is_empty() {
             return Ok(());
         }
+        self.channel.get().before_use(py)?;
         enter(py, self.channel.get().inner().publish(ready)).map_err(|error| {
             self.end(State::Failed);
             if !error.is_instance_of::<PyException>(py) {

@@ -1,7 +1,9 @@
 //! The native channel under `kombu_rs.transport.native.Channel`.
 
+use super::budget::Budget;
 use super::enter::enter;
 use super::message::Message;
+use super::transport::Transport;
 use super::{batch, body, names, overrides};
 use crate::io::lock::Mutex;
 use crate::model::{self, BodyEncoding, Exchange, ExchangeKind, Name, Queue, QueueOptions};
@@ -61,6 +63,12 @@ impl Channel {
             closed: AtomicBool::new(false),
             plain: overrides::Plain::default(),
         })
+    }
+
+    /// To be called before the core may have to make a link.
+    pub(super) fn before_use(&self, py: Python<'_>) -> PyResult<()> {
+        let connection = self.connection(py);
+        connection.bind(py).cast::<Transport>().map_or(Ok(()), Transport::before_use)
     }
 
     /// The core's channel.
@@ -259,6 +267,7 @@ impl Channel {
             auto_delete,
             arguments: body::to_json(arguments)?,
         };
+        self.before_use(py)?;
         enter(py, self.inner.exchange_declare(&exchange, passive))
     }
 
@@ -299,6 +308,7 @@ impl Channel {
             auto_delete,
             options: queue_options(arguments)?,
         };
+        self.before_use(py)?;
         let declared = enter(py, self.inner.queue_declare(&queue, passive))?;
         Ok((declared.queue.to_string(), declared.messages, declared.consumers))
     }
@@ -340,6 +350,7 @@ impl Channel {
     ) -> PyResult<()> {
         let arguments = body::to_json(arguments)?;
         let (queue, exchange, key) = (text(Some(queue)), text(exchange), text(routing_key));
+        self.before_use(py)?;
         enter(py, self.inner.queue_bind(&queue, &exchange, &key, &arguments))
     }
 
@@ -359,15 +370,21 @@ impl Channel {
         enter(py, self.inner.queue_unbind(&queue, &exchange, &key, &arguments))
     }
 
-    /// Publish a message that :meth:`prepare_message` made.
-    #[pyo3(signature = (message, exchange=None, routing_key=None, **_kwargs))]
+    /// Publish a message that :meth:`prepare_message` made, within ``timeout`` seconds if that is
+    /// given.
+    ///
+    /// Raises:
+    ///     TimeoutError: it took longer. The message may have arrived all the same.
+    #[pyo3(signature = (message, exchange=None, routing_key=None, *, timeout=None, **_kwargs))]
     fn basic_publish(
         slf: &Bound<'_, Self>,
         message: &Bound<'_, PyAny>,
         exchange: Option<&str>,
         routing_key: Option<&str>,
+        timeout: Option<&Bound<'_, PyAny>>,
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
+        let _budget = Budget::start(timeout)?;
         let prepared = message.cast::<PyDict>().map_err(|_| {
             PyTypeError::new_err("message must be what Channel.prepare_message() returned")
         })?;
@@ -375,6 +392,7 @@ impl Channel {
         let routing_key = routing_key.unwrap_or_default();
         let tag = publisher_tag();
         let message = body::message(prepared, exchange, routing_key, tag, Self::encoding(slf)?)?;
+        slf.get().before_use(slf.py())?;
         enter(slf.py(), slf.get().inner.publish(vec![message]))
     }
 
@@ -413,6 +431,7 @@ impl Channel {
         if let Some(callback) = callback {
             self.callbacks.lock().insert(key.clone(), callback);
         }
+        self.before_use(py)?;
         if let Err(error) = enter(py, self.inner.consume(options)) {
             let gone = self.callbacks.lock().remove(&key);
             drop(gone);

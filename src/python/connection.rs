@@ -45,7 +45,7 @@ impl Connection {
                 },
             };
             if let Some(timeout) = timeout {
-                open.cast::<Transport>()?.get().drain_events(py, None, timeout)?;
+                Transport::drain_events(open.cast::<Transport>()?, None, timeout)?;
                 return Ok(py.None());
             }
         }

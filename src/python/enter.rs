@@ -1,7 +1,7 @@
 //! The one door from Python into native work: the GIL is released, signals are seen, errors mapped.
 
 use super::errors::{OrRaise, to_python};
-use super::{logs, waiters};
+use super::{budget, logs, waiters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::fork;
 use crate::io::task::{self, Driver, Waiter, Wants};
@@ -30,17 +30,19 @@ pub fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     Ok(Some(Instant::now() + wait.min(LONGEST)))
 }
 
-/// Runs `future` to its end.
+/// Runs `future` to its end, or to that of the budget of the call that it belongs to.
 ///
 /// # Errors
-/// The future's error as a Python exception, or what a signal handler raised.
+/// The future's error as a Python exception, or what a signal handler raised; `TimeoutError` when
+/// the budget is used up.
 pub fn enter<T: Send>(
     py: Python<'_>,
     future: impl Future<Output = Result<T>> + Send,
 ) -> PyResult<T> {
-    match enter_until(py, future, None)? {
+    let deadline = budget::deadline(py)?;
+    match enter_until(py, future, deadline)? {
         Some(value) => Ok(value),
-        None => Err(to_python(py, &Error::internal("a wait without deadline timed out"))),
+        None => Err(to_python(py, &Error::timeout("the broker did not answer within the timeout"))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod batch;
 mod body;
+mod budget;
 mod callbacks;
 mod channel;
 mod connection;
@@ -39,6 +40,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<qos::QoS>()?;
     module.add_class::<store::Store>()?;
     module.add_class::<transport::Transport>()?;
+    budget::register(module)?;
     json::register(module)?;
     memory::register(module)
 }

@@ -1,6 +1,7 @@
 //! The native path of `kombu_rs.messaging.Producer`: one call into the core for a message.
 
 use super::batch::PublishBatch;
+use super::budget::Budget;
 use super::channel::Channel;
 use super::enter::enter;
 use super::{body, overrides};
@@ -251,7 +252,9 @@ impl Producer {
     ///     retry_policy: arguments of :meth:`~kombu_rs.Connection.ensure`.
     ///     declare: exchanges and queues to declare first (once per connection).
     ///     expiration: drop the message after so many seconds.
-    ///     timeout: give up sending after so many seconds.
+    ///     timeout: give up after so many seconds. On the native transports that is for all of it:
+    ///         connecting, declaring, sending, the answer and further tries; the message may have
+    ///         arrived all the same. 0 and None: no limit but those of the connection.
     ///     confirm_timeout: give up waiting for the broker's confirm after so many seconds.
     ///     properties: further AMQP properties, such as ``reply_to`` (a name, or a queue whose
     ///         name is taken after it is declared) and ``correlation_id``.
@@ -292,6 +295,7 @@ impl Producer {
         properties: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Py<PyAny>> {
         let py = slf.py();
+        let _budget = Budget::start(timeout)?;
         let zero = 0i32.into_pyobject(py)?.into_any();
         let priority = Some(priority.unwrap_or(&zero));
         let truthy =
@@ -303,7 +307,6 @@ impl Producer {
             && content_type.is_none()
             && compression.is_none_or(|compression| !compression.is_truthy().unwrap_or(true))
             && expiration.is_none()
-            && timeout.is_none()
             && confirm_timeout.is_none()
             && (!retry || retry_policy.is_none_or(is_retry_policy));
         let plain_reply = |properties: &Bound<'py, PyDict>| -> PyResult<bool> {
@@ -332,6 +335,7 @@ impl Producer {
                         return Ok(py.None());
                     }
                 } else {
+                    channel.get().before_use(py)?;
                     match enter(py, channel.get().inner().publish(vec![message])) {
                         Ok(()) => return Ok(py.None()),
                         Err(error) if !retry => return Err(error),

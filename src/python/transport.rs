@@ -5,12 +5,14 @@ use super::enter::{deadline, enter, enter_until};
 use super::errors::OrRaise;
 use super::store::Store;
 use super::{overrides, waiters};
+use crate::client::{Seeker, Sought};
 use crate::io::lock::Mutex;
 use crate::transport::schemes::{self, Options};
-use crate::transport::{self, Connection as _, Counters, Event, Held, Url};
+use crate::transport::{self, Connection as _, Counters, Event, Held, Login, Url};
 use crate::virt::{self, Opener};
 use pyo3::exceptions::{PyTimeoutError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyType, PyWeakrefMethods, PyWeakrefReference};
 use std::collections::HashMap;
@@ -29,6 +31,10 @@ pub struct Transport {
     /// A subscription was made, and no drain has told so yet.
     subscribed: AtomicBool,
     plain: overrides::Plain,
+    seeker: Seeker,
+    login: Login,
+    /// Whether user and password may change.
+    asks: AtomicBool,
 }
 
 impl Transport {
@@ -39,6 +45,16 @@ impl Transport {
     /// Whether draining may go straight to the core.
     pub(super) fn is_plain(&self, class: &Bound<'_, PyType>) -> bool {
         self.plain.holds(class)
+    }
+
+    /// To be called before the core may have to make a link: asks for user and password anew where
+    /// they change. The core cannot ask: it may be the keeper that connects.
+    pub(super) fn before_use(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        if this.asks.load(Ordering::Relaxed) && !this.inner.is_connected() {
+            slf.call_method0(intern!(slf.py(), "_renew_login"))?;
+        }
+        Ok(())
     }
 
     /// Hands an event to the channel that consumes it.
@@ -67,8 +83,14 @@ fn options_from(options: &Bound<'_, PyAny>) -> PyResult<Options> {
     Ok(plain)
 }
 
-fn opener(py: Python<'_>, url: &str, options: &Bound<'_, PyAny>) -> PyResult<Opener> {
-    let url = Url::parse(url).or_raise(py)?;
+fn opener(
+    py: Python<'_>,
+    url: &str,
+    options: &Bound<'_, PyAny>,
+    login: &Login,
+) -> PyResult<Opener> {
+    let mut url = Url::parse(url).or_raise(py)?;
+    url.login = Some(login.clone());
     let options = options_from(options)?;
     Ok(Arc::new(move || schemes::open(&url, &options)))
 }
@@ -86,7 +108,8 @@ impl Transport {
         let py = cls.py();
         let parameters = cls.call_method1("_parameters", (client.clone(),))?;
         let (url, options): (String, Bound<'_, PyAny>) = parameters.extract()?;
-        let inner = virt::Connection::new(&opener(py, &url, &options)?).or_raise(py)?;
+        let login = Login::default();
+        let inner = virt::Connection::new(&opener(py, &url, &options, &login)?).or_raise(py)?;
         let client = Mutex::new(client.map(Bound::unbind));
         Ok(Self {
             inner: Arc::new(inner),
@@ -94,6 +117,9 @@ impl Transport {
             channels: Mutex::default(),
             subscribed: AtomicBool::new(false),
             plain: overrides::Plain::default(),
+            seeker: Seeker::default(),
+            login,
+            asks: AtomicBool::new(false),
         })
     }
 
@@ -111,7 +137,15 @@ impl Transport {
 
     /// Has the connection use another URL and other options: once, before its first use.
     fn _configure(&self, py: Python<'_>, url: &str, options: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.inner.change(&opener(py, url, options)?).or_raise(py)
+        self.inner.change(&opener(py, url, options, &self.login)?).or_raise(py)
+    }
+
+    /// Sets user and password of the links to come. ``_renew_login`` is called for others from now on
+    /// whenever the connection is used while there is no link.
+    #[pyo3(signature = (username, password))]
+    fn _log_in_as(&self, username: Option<String>, password: Option<String>) {
+        self.login.set(username, password);
+        self.asks.store(true, Ordering::Relaxed);
     }
 
     /// Note that an attribute of this object alone was replaced: native code must not go around it.
@@ -131,13 +165,29 @@ impl Transport {
 
     /// Connects, within ``timeout`` seconds.
     #[pyo3(signature = (timeout=None))]
-    fn _connect(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+    fn _connect(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<()> {
+        let py = slf.py();
         waiters::look(py)?;
+        Self::before_use(slf)?;
         let until = deadline(timeout)?;
-        match enter_until(py, self.inner.connect(), until)? {
+        match enter_until(py, slf.get().inner.connect(), until)? {
             Some(()) => Ok(()),
             None => Err(PyTimeoutError::new_err("connecting timed out")),
         }
+    }
+
+    /// Waits for a broker that could not be reached. True as soon as it is connected, False after
+    /// ``seconds``, None when the broker is there but refuses us.
+    fn _await_broker(slf: &Bound<'_, Self>, seconds: f64) -> PyResult<Option<bool>> {
+        Self::before_use(slf)?;
+        let (py, this) = (slf.py(), slf.get());
+        let Some(until) = deadline(Some(seconds))? else { return Ok(Some(false)) };
+        let inner: Arc<dyn transport::Connection> = this.inner.clone();
+        Ok(match enter_until(py, this.seeker.wait(&inner, until), None)? {
+            Some(Sought::Found) => Some(true),
+            Some(Sought::Refused) => None,
+            Some(Sought::Nothing) | None => Some(false),
+        })
     }
 
     /// Whether a live link is there, as far as known without asking.
@@ -165,20 +215,23 @@ impl Transport {
     ///     TimeoutError: nothing came within ``timeout`` seconds (None: wait for ever).
     #[pyo3(signature = (connection=None, timeout=None))]
     pub(super) fn drain_events(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         connection: Option<&Bound<'_, PyAny>>,
         timeout: Option<f64>,
     ) -> PyResult<()> {
         let _ = connection;
-        let event = match self.inner.try_next() {
+        let (py, this) = (slf.py(), slf.get());
+        let event = match this.inner.try_next() {
             Some(event) => Some(event),
-            None => enter_until(py, self.inner.next(), deadline(timeout)?)?,
+            None => {
+                Self::before_use(slf)?;
+                enter_until(py, this.inner.next(), deadline(timeout)?)?
+            }
         };
         match event {
-            Some(event) => self.dispatch(py, event),
+            Some(event) => this.dispatch(py, event),
             // In Kombu the answer to a subscription is an event, which ends the wait.
-            None if self.subscribed.swap(false, Ordering::Relaxed) => Ok(()),
+            None if this.subscribed.swap(false, Ordering::Relaxed) => Ok(()),
             None => Err(PyTimeoutError::new_err("timed out")),
         }
     }
@@ -203,24 +256,26 @@ impl Transport {
 
     /// Hands out what is there, for an event loop whose descriptor became readable.
     #[pyo3(signature = (*_args))]
-    fn on_readable(&self, py: Python<'_>, _args: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<()> {
-        let drive = || py.detach(|| self.inner.drive()).or_raise(py);
+    fn on_readable(slf: &Bound<'_, Self>, _args: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        Self::before_use(slf)?;
+        let drive = || py.detach(|| this.inner.drive()).or_raise(py);
         drive()?;
         super::logs::flush(py)?;
         for _ in 0..BURST {
-            let mut event = self.inner.try_next();
+            let mut event = this.inner.try_next();
             if event.is_none() {
                 // What the callbacks settled gives new credit.
                 drive()?;
-                event = self.inner.try_next();
+                event = this.inner.try_next();
             }
             let Some(event) = event else { return Ok(()) };
-            if let Err(error) = self.dispatch(py, event) {
-                self.inner.ring();
+            if let Err(error) = this.dispatch(py, event) {
+                this.inner.ring();
                 return Err(error);
             }
         }
-        self.inner.ring();
+        this.inner.ring();
         Ok(())
     }
 

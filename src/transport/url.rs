@@ -1,5 +1,6 @@
 //! Broker URLs as Kombu reads them: `transport://user:password@host:port/virtual_host?option=value`.
 
+use super::login::Login;
 use crate::error::{Error, Result};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::fmt;
@@ -25,6 +26,8 @@ pub struct Url {
     pub virtual_host: Option<String>,
     /// Query parameters in their order; blank ones are dropped, of a repeated one the last counts.
     pub query: Vec<(String, String)>,
+    /// Takes the place of user and password where they change; `parse` gives none.
+    pub login: Option<Login>,
 }
 
 impl Url {
@@ -78,6 +81,7 @@ impl Url {
             password: decoded(password),
             virtual_host: decoded(path),
             query: query_pairs(query),
+            login: None,
         })
     }
 
@@ -372,6 +376,7 @@ mod tests {
                 password: None,
                 virtual_host: (!path.is_empty()).then_some(path),
                 query: Vec::new(),
+                login: None,
             };
             prop_assert_eq!(Url::parse(&url.to_string()).unwrap(), url);
         }

@@ -304,13 +304,27 @@ class Transport(_native.Transport, Replaceable, base.Transport):  # type: ignore
         Raises:
             BrokerConnectionError: the broker is not there, or refused us.
         """
-        timeout = getattr(self.client, "connect_timeout", None)
+        timeout = getattr(self.client, "connect_timeout", None) or None
+        left = _native.budget()  # of a publish with a timeout
+        if left is not None:
+            timeout = max(left, 0.0) if timeout is None else min(timeout, max(left, 0.0))
         try:
-            self._connect(timeout or None)
+            self._connect(timeout)
         except TimeoutError:
             where = maybe_sanitize_url(self._url(self.client))
-            raise BrokerConnectionError(f"cannot connect to {where} within {timeout} s") from None
+            raise BrokerConnectionError(
+                f"cannot connect to {where} within {timeout:.3g} s"
+            ) from None
         return self
+
+    def await_broker(self, seconds: float) -> bool | None:
+        """Wait until a broker that could not be reached is connected to, ``seconds`` at most.
+
+        Returns:
+            True: it is connected. False: it still cannot be reached. None: there is no use in
+            waiting for it, as it refuses us, or it is not known how to connect.
+        """
+        return self._await_broker(seconds)
 
     def close_connection(self, connection: Any) -> None:
         """Close the channels and the link."""

@@ -374,14 +374,26 @@ class Channel(native.Channel, virtual.Channel):  # type: ignore[misc, override]
         message: dict[str, Any],
         exchange: str | None = None,
         routing_key: str | None = None,
+        *,
+        timeout: float | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Publish a message that :meth:`prepare_message` made."""
+        """Publish a message that :meth:`prepare_message` made.
+
+        Arguments:
+            message: the message.
+            exchange: the exchange's name; empty for the default exchange.
+            routing_key: the routing key.
+            timeout: give up after so many seconds; the message may have arrived all the same.
+
+        Raises:
+            TimeoutError: it took longer than ``timeout``.
+        """
         if not self._is_plain() and self._has_own(PUBLISHING):
             return virtual.Channel.basic_publish(
                 self, message, exchange or "", routing_key or "", **kwargs
             )
-        return native.Channel.basic_publish(self, message, exchange, routing_key)
+        return native.Channel.basic_publish(self, message, exchange, routing_key, timeout=timeout)
 
     @property
     def supports_batch_publish(self) -> bool:

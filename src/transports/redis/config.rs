@@ -8,8 +8,9 @@ use super::sentinel::Sentinels;
 use crate::error::{Error, Result};
 use crate::io::dial::{Address, DialOptions, Keepalive};
 use crate::transport::schemes::Options;
-use crate::transport::{QueueOrder, Url};
+use crate::transport::{Login, QueueOrder, Url};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -31,12 +32,22 @@ pub struct Config {
     pub username: Option<String>,
     /// Password.
     pub password: Option<String>,
+    /// User and password that change: they take the place of those above.
+    pub login: Option<Login>,
     /// `client_name`, as shown by `CLIENT LIST`.
     pub client_name: Option<String>,
     /// How to connect. The timeout is `socket_connect_timeout`, default 5 s.
     pub dial: DialOptions,
     /// `socket_timeout`: how long a reply may take, default 15 s. The link counts as dead then.
     pub reply_timeout: Duration,
+    /// `health_check_interval`: a link that was silent for so long is asked for a sign of life;
+    /// default 25 s, `None` (0) for never. Where messages are waited for it is 2 s at most.
+    pub health_check_interval: Option<Duration>,
+    /// `reconnect_grace`: for how long after the loss of a link whoever waits for messages goes on
+    /// waiting while it is made anew; default 0: they hear of it at once, as in Kombu.
+    pub reconnect_grace: Duration,
+    /// `max_connections`: how many links this process may have to the server; `None` for any number.
+    pub max_connections: Option<usize>,
     /// `visibility_timeout`: a claim that was not renewed for so long is given to others, default 3600 s.
     pub visibility_timeout: Duration,
     /// `renew_leases`: renew held claims, default true. Otherwise a claim ends after the visibility
@@ -144,6 +155,7 @@ impl Config {
             db,
             username: url.userid.clone(),
             password: url.password.clone(),
+            login: url.login.clone(),
             client_name: None,
             dial: DialOptions {
                 connect_timeout: Duration::from_secs(5),
@@ -152,6 +164,9 @@ impl Config {
                 tls: None,
             },
             reply_timeout: Duration::from_secs(15),
+            health_check_interval: Some(Duration::from_secs(25)),
+            reconnect_grace: Duration::ZERO,
+            max_connections: None,
             visibility_timeout: Duration::from_secs(3600),
             renew_leases: true,
             delivery_limit: None,
@@ -180,6 +195,16 @@ impl Config {
             draft.set(name, value)?;
         }
         draft.finish()
+    }
+}
+
+impl Config {
+    /// With the user and the password of the moment.
+    pub(super) fn logged_in(&self) -> Cow<'_, Self> {
+        let Some((username, password)) = self.login.as_ref().and_then(Login::get) else {
+            return Cow::Borrowed(self);
+        };
+        Cow::Owned(Self { username, password, ..self.clone() })
     }
 }
 
@@ -225,7 +250,7 @@ struct Draft {
 
 /// Options of Kombu, Celery and redis-py that change nothing here: one link needs no pool, and its
 /// health is watched anyway; the others belong to layers above.
-const WITHOUT_EFFECT: [&str; 21] = [
+const WITHOUT_EFFECT: [&str; 19] = [
     "body_encoding",
     "confirm_publish",
     "connect_retries_timeout",
@@ -234,13 +259,11 @@ const WITHOUT_EFFECT: [&str; 21] = [
     "driver_type",
     "errback",
     "failover_strategy",
-    "health_check_interval",
     "heartbeat",
     "interval_max",
     "interval_start",
     "interval_step",
     "login_method",
-    "max_connections",
     "max_retries",
     "reauth_check_interval",
     "retry_errback",
@@ -294,6 +317,13 @@ impl Draft {
             "unacked_mutex_expire" => config.unacked_mutex_expire = option.seconds()?,
             "polling_interval" => config.polling_interval = option.pause()?,
             "socket_timeout" => config.reply_timeout = option.seconds()?,
+            "health_check_interval" => config.health_check_interval = option.seconds_or_none()?,
+            "reconnect_grace" => {
+                config.reconnect_grace = option.seconds_or_none()?.unwrap_or_default();
+            }
+            "max_connections" => {
+                config.max_connections = Some(option.count("a number of connections")?);
+            }
             "socket_connect_timeout" | "connect_timeout" => {
                 config.dial.connect_timeout = option.seconds()?;
             }
@@ -378,9 +408,11 @@ fn queue_order(option: &Given<'_>) -> Result<QueueOrder> {
 fn unknown(name: &str) -> Error {
     Error::invalid(format!(
         "the Redis transport knows no option {name:?}; it knows ack_emulation, client_name, \
-         dead_letter_queue, delivery_limit, fanout_patterns, fanout_prefix, global_keyprefix, keyprefix_binding_deadlines, \
-         keyprefix_binding_permanent, keyprefix_fanout, keyprefix_queue, min_binding_ttl, \
-         polling_interval, priority_steps, queue_order_strategy, renew_leases, sentinel_fanout_compat, sep, socket_connect_timeout, \
+         dead_letter_queue, delivery_limit, fanout_patterns, fanout_prefix, global_keyprefix, \
+         health_check_interval, keyprefix_binding_deadlines, keyprefix_binding_permanent, \
+         keyprefix_fanout, keyprefix_queue, max_connections, min_binding_ttl, polling_interval, \
+         priority_steps, queue_order_strategy, reconnect_grace, renew_leases, \
+         sentinel_fanout_compat, sep, socket_connect_timeout, \
          socket_keepalive, socket_keepalive_options, socket_timeout, ssl, unacked_index_key, \
          unacked_key, unacked_mutex_expire, unacked_mutex_key, unacked_restore_interval, \
          unacked_restore_limit, visibility_timeout, with \

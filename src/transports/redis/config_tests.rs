@@ -1,4 +1,5 @@
 use super::*;
+use crate::io::tls::{TlsOptions, Verify};
 use serde_json::json;
 
 fn parse(url: &str, options: Value) -> Result<Config> {
@@ -55,6 +56,7 @@ fn kombus_options_are_taken() {
     let keepalive = config.dial.keepalive.unwrap();
     assert_eq!((keepalive.idle.as_secs(), keepalive.count), (60, 2));
     assert_eq!((config.restore_interval.as_secs(), config.restore_limit), (2, Some(7)));
+    assert_eq!(config.max_connections, Some(20));
 }
 
 #[test]
@@ -77,8 +79,15 @@ fn bad_options_are_named() {
         (json!({"keyprefix_queue": "bindings"}), "one %s"),
         (json!({"min_binding_ttl": 0}), "positive number of milliseconds"),
         (json!({"socket_keepalive_options": {"9999": 1}}), "TCP_KEEPIDLE"),
-        (json!({"ssl": {"ssl_cert_reqs": "perhaps"}}), "'required' or 'none'"),
+        (json!({"ssl": {"ssl_cert_reqs": "perhaps"}}), "'required', 'optional' or 'none'"),
         (json!({"ssl": {"ssl_colour": "red"}}), "not one of TLS"),
+        (json!({"ssl_min_version": "SSLv2"}), "TLSv1_3"),
+        (json!({"ssl_password": "x"}), "openssl pkey"),
+        (json!({"ssl_validate_ocsp": true}), "OCSP"),
+        (json!({"ssl_include_verify_flags": [8]}), "OpenSSL"),
+        (json!({"health_check_interval": -1}), "positive"),
+        (json!({"max_connections": 0}), "from 1 on"),
+        (json!({"reconnect_grace": "long"}), "a number of seconds"),
     ] {
         let name = options.as_object().unwrap().keys().next().unwrap().clone();
         let text = error("redis://", options);
@@ -93,4 +102,30 @@ fn tls() {
     let options = json!({"ssl": {"ssl_cert_reqs": 0}});
     assert!(parse("redis://h", options).unwrap().dial.tls.is_some());
     assert!(parse("rediss://h?ssl_cert_reqs=none", json!({})).unwrap().dial.tls.is_some());
+    // As redis-py spells them.
+    let options = json!({
+        "ssl_cert_reqs": 1, "ssl_ca_certs": "ca.pem", "ssl_ca_path": "/ca", "ssl_ca_data": "PEM",
+        "ssl_certfile": "c.pem", "ssl_keyfile": "k.pem", "ssl_check_hostname": false,
+        "ssl_min_version": 772, "ssl_ciphers": "A:B", "ssl_validate_ocsp": false,
+        "ssl_validate_ocsp_stapled": false, "ssl_password": null,
+    });
+    let tls = parse("rediss://h", options).unwrap().dial.tls.unwrap();
+    let expected = TlsOptions {
+        verify: Verify::Chain,
+        ca_certs: Some("ca.pem".into()),
+        ca_path: Some("/ca".into()),
+        ca_data: Some("PEM".into()),
+        certfile: Some("c.pem".into()),
+        keyfile: Some("k.pem".into()),
+        only_1_3: true,
+        ciphers: Some(vec!["A".into(), "B".into()]),
+    };
+    assert_eq!(tls, expected);
+}
+
+#[test]
+fn health_checks_may_be_off() {
+    let interval = |options| parse("redis://h", options).unwrap().health_check_interval;
+    assert_eq!(interval(json!({})), Some(Duration::from_secs(25)));
+    assert_eq!(interval(json!({"health_check_interval": 0})), None);
 }

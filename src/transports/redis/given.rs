@@ -86,6 +86,14 @@ impl Given<'_> {
         Ok(self.seconds()?.max(SHORTEST))
     }
 
+    /// As [`Given::seconds`]; 0 is `None`.
+    pub(super) fn seconds_or_none(&self) -> Result<Option<Duration>> {
+        match self.number("a number of seconds")? {
+            0.0 => Ok(None),
+            _ => self.seconds().map(Some),
+        }
+    }
+
     pub(super) fn milliseconds(&self) -> Result<Duration> {
         let milliseconds = self.number("a number of milliseconds")?;
         if milliseconds > 0.0 && milliseconds <= 3.2e12 {
@@ -159,6 +167,27 @@ impl Given<'_> {
     }
 }
 
+/// Whether TLS 1.3 is the oldest version: as Python's `ssl.TLSVersion` has it, by number or name.
+fn only_1_3(option: &Given<'_>) -> Result<bool> {
+    let right = "ssl.TLSVersion.TLSv1_2 or ssl.TLSVersion.TLSv1_3";
+    match option.value {
+        // Negative: the oldest and the newest that there are.
+        Value::Number(number) => match number.as_i64() {
+            Some(-2 | 768..=771) => Ok(false),
+            Some(-1 | 772) => Ok(true),
+            _ => Err(option.invalid(&format!("must be {right}"))),
+        },
+        Value::String(text) => match text.trim_start_matches("TLSVersion.") {
+            "TLSv1" | "TLSv1_1" | "TLSv1_2" | "MINIMUM_SUPPORTED" => Ok(false),
+            "TLSv1_3" | "MAXIMUM_SUPPORTED" => Ok(true),
+            number if number.parse() == Ok(771) => Ok(false),
+            number if number.parse() == Ok(772) => Ok(true),
+            _ => Err(option.invalid(&format!("must be {right}"))),
+        },
+        _ => Err(option.ill_typed(right)),
+    }
+}
+
 /// The options of TLS, `ssl` and `ssl_...`.
 pub(super) struct TlsDraft {
     /// Whether to speak TLS.
@@ -197,18 +226,46 @@ impl TlsDraft {
         match option.name {
             "ssl_cert_reqs" => {
                 self.options.verify = match option.value {
-                    Value::Number(number) if number.as_i64() == Some(2) => Verify::Full,
+                    // For a client "optional" is as "required": servers always have a certificate.
+                    Value::Number(number) if matches!(number.as_i64(), Some(1 | 2)) => Verify::Full,
                     Value::Number(number) if number.as_i64() == Some(0) => Verify::Nothing,
                     Value::String(text) => match text.as_str() {
-                        "required" | "CERT_REQUIRED" => Verify::Full,
+                        "required" | "CERT_REQUIRED" | "optional" | "CERT_OPTIONAL" => Verify::Full,
                         "none" | "CERT_NONE" => Verify::Nothing,
-                        _ => return Err(option.invalid("must be 'required' or 'none'")),
+                        _ => return Err(option.invalid("must be 'required', 'optional' or 'none'")),
                     },
-                    _ => return Err(option.invalid("must be 'required' or 'none'")),
+                    _ => return Err(option.invalid("must be 'required', 'optional' or 'none'")),
                 }
             }
             "ssl_check_hostname" => self.check_hostname = option.flag()?,
             "ssl_ca_certs" => self.options.ca_certs = Some(option.non_empty()?.into()),
+            "ssl_ca_path" => self.options.ca_path = Some(option.non_empty()?.into()),
+            "ssl_ca_data" => self.options.ca_data = Some(option.non_empty()?),
+            "ssl_min_version" => self.options.only_1_3 = only_1_3(option)?,
+            "ssl_ciphers" => {
+                let names = option.non_empty()?;
+                self.options.ciphers = Some(names.split(':').map(str::to_owned).collect());
+            }
+            "ssl_password" => {
+                return Err(option.invalid(
+                    "is not supported: decrypt the key, for example with `openssl pkey -in KEY -out PLAIN`",
+                ));
+            }
+            "ssl_validate_ocsp" | "ssl_validate_ocsp_stapled" if !option.flag()? => {}
+            "ssl_validate_ocsp"
+            | "ssl_validate_ocsp_stapled"
+            | "ssl_ocsp_context"
+            | "ssl_ocsp_expected_cert" => {
+                return Err(option.invalid(
+                    "is not supported: whether certificates were revoked is not asked with OCSP",
+                ));
+            }
+            "ssl_include_verify_flags" | "ssl_exclude_verify_flags" => {
+                return Err(option.invalid(
+                    "is not supported: they are flags of OpenSSL, which is not used; certificates \
+                     are checked strictly as it is",
+                ));
+            }
             "ssl_certfile" => self.options.certfile = Some(option.non_empty()?.into()),
             "ssl_keyfile" => self.options.keyfile = Some(option.non_empty()?.into()),
             _ => return Ok(false),

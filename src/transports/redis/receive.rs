@@ -4,10 +4,10 @@ use super::error::{ours, unexpected};
 use super::news::Snapshot;
 use super::scripts::Script;
 use super::session::{ScriptCall, Session};
-use super::shared::{Shared, record_tail};
+use super::shared::{Shared, random_share, record_tail};
 use crate::codec::envelope;
-use crate::error::Result;
-use crate::io::task::watch_until;
+use crate::error::{ErrorKind, Result};
+use crate::io::task::{sleep, watch_until};
 use crate::model::{Claim, Delivery, Name};
 use crate::protocol::resp::{Command, Pipeline, Value};
 use crate::transport::{GetOptions, QueueOrder, QueueRef};
@@ -16,10 +16,14 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One call takes at most so many: a script keeps the server from everything else.
 const MOST: usize = 1000;
+/// Before a lost link is made anew; up to as much again is added.
+const BREATH: Duration = Duration::from_millis(50);
+/// The pause grows up to this.
+const LONGEST_BREATH: Duration = Duration::from_millis(500);
 
 /// One list that is asked for, and what its messages are.
 struct Source<'a> {
@@ -29,11 +33,33 @@ struct Source<'a> {
 }
 
 impl Shared {
-    /// See [`crate::transport::Store::get`].
+    /// See [`crate::transport::Store::get`]. In the time of grace a lost link is made anew here.
     pub(super) async fn receive(
         &self,
         queues: &[QueueRef],
         options: GetOptions,
+    ) -> Result<Vec<Delivery>> {
+        let mut lost: Option<Instant> = None;
+        let mut pause = BREATH;
+        loop {
+            let error = match self.receive_once(queues, &options).await {
+                Err(error) if error.kind() == ErrorKind::Connection && self.is_in_grace() => error,
+                done => return done,
+            };
+            // Also when links are made and lost again, over and over.
+            if lost.get_or_insert_with(Instant::now).elapsed() >= self.config.reconnect_grace {
+                return Err(error);
+            }
+            tracing::warn!("waiting for messages goes on over another link: {error}");
+            sleep(pause.mul_f64(1.0 + random_share())).await;
+            pause = (pause * 2).min(LONGEST_BREATH);
+        }
+    }
+
+    async fn receive_once(
+        &self,
+        queues: &[QueueRef],
+        options: &GetOptions,
     ) -> Result<Vec<Delivery>> {
         let session = self.session().await?;
         let max = options.max.clamp(1, MOST);
@@ -227,7 +253,8 @@ impl Shared {
                 // Reads and routes what is there; gone when the link is lost.
                 if let Poll::Ready(error) = session.poll_attend(cx) {
                     // A link that was left is no loss: `get` goes on over the next one.
-                    let end = if session.is_left() { Ok(true) } else { Err(ours(error)) };
+                    let goes_on = session.is_left() || self.is_in_grace();
+                    let end = if goes_on { Ok(true) } else { Err(ours(error)) };
                     return Poll::Ready(Some(end));
                 }
                 let now = Instant::now();

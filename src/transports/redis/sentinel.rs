@@ -20,18 +20,18 @@ const PORT: u16 = 26379;
 /// Who to ask for the master. `Debug` shows no password.
 #[derive(Clone)]
 pub struct Sentinels {
-    nodes: Vec<Address>,
+    pub(super) nodes: Vec<Address>,
     /// `master_name`: which of the masters that they watch.
     pub master: String,
     /// `min_other_sentinels`: a sentinel that sees fewer others is not believed, default 0.
     others: u64,
     /// `username` and `password` of `sentinel_kwargs`.
-    username: Option<String>,
-    password: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<String>,
     /// `ssl...` of `sentinel_kwargs`, and `socket_connect_timeout`.
-    dial: DialOptions,
+    pub(super) dial: DialOptions,
     /// Whom to ask first: who answered last.
-    turn: Arc<AtomicUsize>,
+    pub(super) turn: Arc<AtomicUsize>,
 }
 
 impl fmt::Debug for Sentinels {

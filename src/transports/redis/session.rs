@@ -3,13 +3,15 @@
 use super::Config;
 use super::error::{is_misplaced, is_moving, ours, refused, unexpected};
 use super::greeting::{Abilities, Scripts, greet, introduce};
+use super::hedge::hedged;
+use super::limit::Permit;
 use super::plain;
 use super::scripts::Script;
 use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::dial::{Address, dial};
-use crate::io::keeper;
-use crate::io::link::{Expect, Link, Traffic};
+use crate::io::link::{Expect, Link, Pulse, Traffic};
+use crate::io::lock::Mutex;
 use crate::io::task::timeout_at;
 use crate::protocol::resp::{Command, Parser, Pipeline, Value};
 use bytes::Bytes;
@@ -32,6 +34,8 @@ pub(super) struct Session {
     shared: Weak<Shared>,
     /// Without pushes: the link that listens to fanout exchanges, once there are some.
     ears: OnceLock<Arc<Link<Parser>>>,
+    /// One for each link.
+    permits: Mutex<Vec<Permit>>,
     /// The server has said that it is not the one to be at.
     misplaced: Arc<AtomicBool>,
     /// Which state of the fanout subscriptions the server knows.
@@ -44,16 +48,21 @@ impl Session {
     /// # Errors
     /// `Connection`, `Auth`, or `Unsupported` when the server is too old.
     pub(super) async fn open(config: &Arc<Config>, shared: Weak<Shared>) -> Result<Self> {
-        Self::connect(config, shared).await.map_err(ours)
+        hedged(|| {
+            let permit = Permit::take(config)?;
+            Ok(Self::connect(config, shared.clone(), permit))
+        })
+        .await
+        .map_err(ours)
     }
 
-    async fn connect(config: &Arc<Config>, shared: Weak<Shared>) -> Result<Self> {
+    async fn connect(config: &Arc<Config>, shared: Weak<Shared>, permit: Permit) -> Result<Self> {
         let address = match (&config.sentinels, &config.cluster) {
             (Some(sentinels), _) => sentinels.master().await?,
             (_, Some(cluster)) => cluster.master(config).await?,
             _ => config.address.clone(),
         };
-        let connected = Self::connect_to(address, config, shared).await;
+        let connected = Self::connect_to(address, config, shared, permit).await;
         if let (Err(_), Some(cluster)) = (&connected, &config.cluster) {
             cluster.doubt();
         }
@@ -68,22 +77,25 @@ impl Session {
         address: Address,
         config: &Arc<Config>,
         shared: Weak<Shared>,
+        permit: Permit,
     ) -> Result<Self> {
         let until = Instant::now() + config.dial.connect_timeout;
         let misplaced = Arc::<AtomicBool>::default();
         let incoming =
             Incoming { shared: shared.clone(), misplaced: misplaced.clone(), ears: false };
         let link = open_link(&address, config, incoming).await?;
-        let abilities = greet(&link, config, until).await?;
+        let abilities = greet(&link, &config.logged_in(), until).await?;
         if config.cluster.is_some() && matches!(abilities.scripts, Scripts::Refused) {
             return Err(Error::unsupported(format!(
                 "{} refuses scripts, which are needed in a cluster",
                 link.peer()
             )));
         }
-        keeper::tend(&link)?;
         tracing::debug!("connected to {}, database {}", link.peer(), config.db);
-        Ok(Self { misplaced, ..Self::new(link, config.clone(), address, abilities, shared) })
+        Ok(Self {
+            misplaced,
+            ..Self::new(link, config.clone(), address, abilities, shared, permit)
+        })
     }
 
     fn new(
@@ -92,6 +104,7 @@ impl Session {
         address: Address,
         abilities: Abilities,
         shared: Weak<Shared>,
+        permit: Permit,
     ) -> Self {
         Self {
             link,
@@ -100,6 +113,7 @@ impl Session {
             abilities,
             shared,
             ears: OnceLock::new(),
+            permits: Mutex::new(vec![permit]),
             misplaced: Arc::default(),
             topics: AtomicU64::new(0),
         }
@@ -108,9 +122,10 @@ impl Session {
     /// A second link to the same server, for a caller that watches keys: `WATCH` is about all that
     /// is done on a link, and this one has many users.
     pub(super) async fn aside(&self) -> Result<Self> {
+        let permit = Permit::take(&self.config).map_err(ours)?;
         let link = self.further_link(false).await.map_err(ours)?;
         let (config, address) = (self.config.clone(), self.address.clone());
-        Ok(Self::new(link, config, address, self.abilities.clone(), Weak::new()))
+        Ok(Self::new(link, config, address, self.abilities.clone(), Weak::new(), permit))
     }
 
     async fn further_link(&self, ears: bool) -> Result<Arc<Link<Parser>>> {
@@ -118,7 +133,7 @@ impl Session {
         let (shared, misplaced) = (self.shared.clone(), self.misplaced.clone());
         let traffic = Incoming { shared, misplaced, ears };
         let link = open_link(&self.address, &self.config, traffic).await?;
-        introduce(&link, &self.config, until).await?;
+        introduce(&link, &self.config.logged_in(), until).await?;
         Ok(link)
     }
 
@@ -157,6 +172,21 @@ impl Session {
     /// Whether the server is a node of a cluster: what it refuses may be for another one.
     pub(super) fn is_in_cluster(&self) -> bool {
         self.config.cluster.is_some()
+    }
+
+    /// What the link shows of life; `None` when it cannot be used any more.
+    pub(super) fn pulse(&self) -> Option<Pulse> {
+        if let Some(ears) = self.ears.get() {
+            ears.tend();
+        }
+        self.link.pulse().filter(|_| self.is_alive())
+    }
+
+    /// Asks for a sign of life. Whether it came shows in the pulse.
+    pub(super) async fn ping(&self) {
+        let ping = Command::new("PING").pack();
+        // An error is in the pulse, too.
+        let _ = self.link.tell(&ping, 1, self.config.reply_timeout, Box::new(|_| ())).await;
     }
 
     /// The link for commands.
@@ -336,8 +366,9 @@ impl Session {
         let ears = match self.ears.get() {
             Some(ears) => ears,
             None => {
+                let permit = Permit::take(&self.config).map_err(ours)?;
                 let link = self.further_link(true).await.map_err(ours)?;
-                keeper::tend(&link)?;
+                self.permits.lock().push(permit);
                 self.ears.get_or_init(|| link)
             }
         };

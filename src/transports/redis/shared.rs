@@ -4,10 +4,13 @@ use super::Config;
 use super::bindings::BindingCache;
 use super::error::ours;
 use super::fanout::Fanout;
+use super::limit::Permit;
 use super::maintenance;
 use super::news::News;
 use super::session::Session;
+use super::switches;
 use super::unsure::Unsure;
+use super::watch;
 use crate::error::{Error, Result};
 use crate::io::dial::Address;
 use crate::io::keeper;
@@ -32,6 +35,8 @@ pub(super) struct Shared {
     /// To the node that the slot is being moved to.
     side: Mutex<Option<Arc<Session>>>,
     backoff: Mutex<Backoff>,
+    /// When the loss of the last link was noticed.
+    lost_since: Mutex<Option<Instant>>,
     pub(super) news: News,
     pub(super) fanout: Fanout,
     pub(super) bindings: BindingCache,
@@ -87,6 +92,7 @@ impl Shared {
             current: Mutex::default(),
             side: Mutex::default(),
             backoff: Mutex::default(),
+            lost_since: Mutex::default(),
             news: News::default(),
             fanout: Fanout::default(),
             bindings: BindingCache::default(),
@@ -113,6 +119,19 @@ impl Shared {
         self.current.lock().as_ref().filter(|session| session.is_alive()).cloned()
     }
 
+    /// Whether the loss of a link need not be told (yet), as `reconnect_grace` says.
+    pub(super) fn is_in_grace(&self) -> bool {
+        let grace = self.config.reconnect_grace;
+        if grace.is_zero() || self.current.lock().is_none() {
+            return false; // closed, or never there
+        }
+        if self.live().is_some() {
+            return true; // there is another one already
+        }
+        let now = Instant::now();
+        now.duration_since(*self.lost_since.lock().get_or_insert(now)) < grace
+    }
+
     /// A session: the live one, or a new one. After several failures in a row it waits a little
     /// before it tries again.
     pub(super) async fn session(&self) -> Result<Arc<Session>> {
@@ -135,17 +154,20 @@ impl Shared {
             return self.in_step(session).await;
         }
         match Session::open(&self.config, self.me.clone()).await {
-            Ok(session) => {
-                *self.backoff.lock() = Backoff::default();
-                let session = self.install(Arc::new(session))?;
-                self.settle_again(&session).await?;
-                self.in_step(session).await
-            }
+            Ok(session) => self.adopt(session).await,
             Err(error) => {
                 self.backoff.lock().failed();
                 Err(error)
             }
         }
+    }
+
+    /// Goes on with a new session, unless another is alive: that one is returned then.
+    pub(super) async fn adopt(&self, session: Session) -> Result<Arc<Session>> {
+        *self.backoff.lock() = Backoff::default();
+        let session = self.install(Arc::new(session))?;
+        self.settle_again(&session).await?;
+        self.in_step(session).await
     }
 
     fn install(&self, session: Arc<Session>) -> Result<Arc<Session>> {
@@ -155,6 +177,11 @@ impl Shared {
         }
         let old = current.replace(session.clone());
         drop(current);
+        *self.lost_since.lock() = None;
+        watch::start(&self.me, &session)?;
+        if let Some(sentinels) = &self.config.sentinels {
+            switches::start(sentinels, &session)?;
+        }
         *self.side.lock() = None;
         match old {
             // Not the server to be at. Answers may still be on their way.
@@ -182,8 +209,10 @@ impl Shared {
         if let Some(known) = known.filter(|side| side.is_alive() && side.address == *address) {
             return Ok(known);
         }
-        let session = Session::connect_to(address.clone(), &self.config, self.me.clone());
+        let permit = Permit::take(&self.config).map_err(ours)?;
+        let session = Session::connect_to(address.clone(), &self.config, self.me.clone(), permit);
         let session = Arc::new(session.await.map_err(ours)?);
+        keeper::tend(session.link())?;
         *self.side.lock() = Some(session.clone());
         Ok(session)
     }

@@ -82,7 +82,7 @@ impl Store for RedisStore {
     }
 
     fn is_connected(&self) -> bool {
-        self.shared.get().is_some_and(|shared| shared.live().is_some())
+        self.shared.get().is_some_and(|shared| shared.live().is_some() || shared.is_in_grace())
     }
 
     async fn close(&self) -> Result<()> {

@@ -97,6 +97,35 @@ def test_a_cut_and_a_reset_connection(
         assert direct.send("add", 2, 2).get(timeout=5) == 4
 
 
+def test_a_worker_in_its_time_of_grace(
+    redis_server: RedisServer, new_stage: NewStage, new_proxy: Callable, tmp_path: Path
+) -> None:
+    """The worker's event loop goes on over another link, and Celery hears of nothing."""
+    proxy = new_proxy(redis_server.port)
+    stage = new_stage(redis_server.url())
+    through = stage.settings | {
+        "broker_url": f"redis://127.0.0.1:{proxy.port}/0",
+        "broker_transport_options": {"reconnect_grace": 30},
+        "task_acks_late": True,
+    }
+    worker = stage.worker(
+        pool="prefork",
+        settings=through,
+        arguments=["--without-gossip", "--without-mingle", "--without-heartbeat"],
+    )
+    notes = tmp_path / "notes"
+    result = stage.send("note", str(notes), "one", 1.0)
+    wait_until(lambda: redis_server.command("LLEN", "celery") == 0, 10, "the task to be taken")
+    proxy.refuse()
+    proxy.reset()
+    assert result.get(timeout=10) == "one"
+    proxy.heal()
+    assert stage.send("add", 1, 1).get(timeout=10) == 2
+    wait_until(lambda: redis_server.command("HLEN", "unacked") == 0, 10, "the acknowledgements")
+    assert notes.read_text() == "one\n"
+    assert "onnection to broker lost" not in worker.log_text()
+
+
 def test_broken_connections_to_rabbitmq(
     rabbitmq_server: RabbitMQServer, rabbitmq_vhost: str, new_stage: NewStage, new_proxy: Callable
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socketserver
+import threading
 
 import pytest
 import redis
@@ -22,6 +24,81 @@ def servers(new_redis):
     with Sentinel(master) as sentinel:
         wait_until(sentinel.replicas, 30.0, "the sentinel's knowledge of the replica")
         yield master, replica, sentinel
+
+
+class OneSentinel(socketserver.ThreadingTCPServer):
+    """Speaks as a sentinel, and says what the test wants.
+
+    A real one would also end the links to the old master.
+    """
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, master):
+        super().__init__(("127.0.0.1", 0), self.Talk)
+        self.master = master
+        self.subscribers = []
+
+    @property
+    def url(self):
+        return f"sentinel://127.0.0.1:{self.server_address[1]}/0"
+
+    def switch(self, master):
+        old, self.master = self.master, master
+        text = f"mymaster 127.0.0.1 {old.port} 127.0.0.1 {master.port}"
+        for out in self.subscribers:
+            out.write(b">3\r\n" + bulks("message", "+switch-master", text))
+
+    class Talk(socketserver.StreamRequestHandler):
+        wbufsize = 0
+
+        def handle(self):
+            while words := self.command():
+                self.wfile.write(self.answer(words))
+
+        def command(self):
+            count = self.rfile.readline().strip()
+            words = []
+            for _ in range(int(count[1:] or 0)):
+                length = int(self.rfile.readline()[1:])
+                words.append(self.rfile.read(length + 2)[:-2].decode())
+            return words
+
+        def answer(self, words):
+            if words[0] == "HELLO":
+                return b"%1\r\n" + bulks("proto", "3")
+            if words[0] == "SUBSCRIBE":
+                self.server.subscribers.append(self.wfile)
+                return b">3\r\n" + bulks("subscribe", words[1]) + b":1\r\n"
+            if words[0] == "SENTINEL":
+                port = str(self.server.master.port)
+                return b"*6\r\n" + bulks("ip", "127.0.0.1", "port", port, "flags", "master")
+            return b"+PONG\r\n"
+
+
+def bulks(*words):
+    return b"".join(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
+
+
+def test_a_switch_is_followed_at_once(new_redis):
+    """Also when the old master still answers, and takes messages."""
+    old, new = new_redis(), new_redis()
+    with OneSentinel(old) as sentinel:
+        threading.Thread(target=sentinel.serve_forever, daemon=True).start()
+        try:
+            with connect(sentinel.url) as connection:
+                producer = connection.Producer()
+                producer.publish("x", routing_key="q")
+                assert old.command("LLEN", "q") == 1
+                wait_until(lambda: sentinel.subscribers, 10, "the subscription")
+                sentinel.switch(new)
+                transport = connection.transport
+                wait_until(lambda: not transport._is_connected(), 10, "the end of the link")
+                producer.publish("y", routing_key="q")
+                assert (old.command("LLEN", "q"), new.command("LLEN", "q")) == (1, 1)
+        finally:
+            sentinel.shutdown()
 
 
 def connect(url, **options):

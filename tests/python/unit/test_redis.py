@@ -96,6 +96,7 @@ def test_options_of_tls_and_sockets():
     _, options = parameters.endpoint(named, True)
     assert options == {
         "client_name": "me",
+        "health_check_interval": 25,
         "socket_timeout": 3,
         "ssl": True,
         "ssl_ca_certs": "/ca.pem",

@@ -120,9 +120,11 @@ class Channel(native_virtual.Channel):
     socket_keepalive: bool | None = None
     #: ``TCP_KEEPIDLE`` and so on, by name or number.
     socket_keepalive_options: dict[str, Any] | None = None
-    #: Most connections of :attr:`client`; the core has one.
-    max_connections = 10
-    #: Seconds between health checks of :attr:`client`; the core watches its link by itself.
+    #: Most connections of :attr:`client`. Another number, or one that is given as a transport
+    #: option or in the URL, is also how many links to the server the whole process may have.
+    max_connections: int | None = 10
+    #: After so many seconds of silence a connection is asked for a sign of life; 0: never. Where
+    #: the core waits for messages it is 2 at most.
     health_check_interval: float = 25
     #: Whether :attr:`client` tries again after a timeout. The core does not; but as it may be
     #: meant for publishing, batches are off then, as in Kombu.
@@ -235,18 +237,36 @@ class Channel(native_virtual.Channel):
         if self._pool_is_replaced():
             url, options = parameters.from_pool(self.pool)
         else:
-            url, options = self._own_endpoint()
+            named, secure = self._own_parameters()
+            url, options = parameters.endpoint(named, secure)
         options.update(parameters.url_options(client))
         timeout = getattr(client, "connect_timeout", None)
         if timeout:
             options.setdefault("socket_connect_timeout", timeout)
+        if "max_connections" in (client.transport_options or {}) or (
+            self.max_connections != Channel.max_connections
+        ):
+            options["max_connections"] = self.max_connections
         options.update(hooks.native_options(self))
         return url, options
 
     def _pool_is_replaced(self) -> bool:
         return hooks.is_replaced(self, self._ours, "_get_pool")
 
-    def _own_endpoint(self) -> tuple[str, dict[str, Any]]:
+    def _credentials(self) -> tuple[str | None, str | None] | None:
+        """User and password as they are now, or None where they never change."""
+        if self._pool_is_replaced():
+            named = self.pool.connection_kwargs
+        else:
+            named, _ = self._own_parameters()
+        if named.get("credential_provider") is None and not callable(
+            self.connection.client.password
+        ):
+            return None
+        return parameters.credentials(named)
+
+    def _own_parameters(self) -> tuple[dict[str, Any], bool]:
+        """How to connect, in the words of redis-py, and whether it is with TLS."""
         secure = self._is_secure()
         if hooks.is_replaced(self, self._ours, "_connparams"):
             named = self._connparams()
@@ -257,7 +277,7 @@ class Channel(native_virtual.Channel):
                 parameters.is_secure(getattr(self, own))  # refuses what we cannot have
             named = parameters.connection_parameters(self)
         self._fill_in_database(named.get("db"))
-        return parameters.endpoint(named, secure)
+        return named, secure
 
     def _is_secure(self) -> bool:
         client = self.connection.client

@@ -22,6 +22,7 @@ DEFAULT_PORT = 6379
 # What connections of redis-py are told and the core understands under the same name.
 _SAME = (
     "client_name",
+    "health_check_interval",
     "socket_timeout",
     "socket_connect_timeout",
     "socket_keepalive",
@@ -140,6 +141,20 @@ def resolve_provider(provider: Any, wanted: Any) -> Any:
     return provider
 
 
+def credentials(parameters: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return user and password: a credential provider's, if there is one.
+
+    Arguments:
+        parameters: as redis-py's connections take them.
+    """
+    username, password = parameters.get("username"), parameters.get("password")
+    provider = parameters.get("credential_provider")
+    if provider is not None:
+        given = provider.get_credentials()
+        username, password = given if len(given) == 2 else (None, *given)
+    return username or None, None if password is None else str(password)
+
+
 def endpoint(parameters: Mapping[str, Any], secure: bool) -> tuple[str, dict[str, Any]]:
     """Return the URL and the connection's options for the core.
 
@@ -155,11 +170,7 @@ def endpoint(parameters: Mapping[str, Any], secure: bool) -> tuple[str, dict[str
             "redis_connect_func is called by redis-py's connections: the native Redis transport "
             "opens its links itself"
         )
-    username, password = parameters.get("username"), parameters.get("password")
-    provider = parameters.get("credential_provider")
-    if provider is not None:
-        credentials = provider.get_credentials()
-        username, password = credentials if len(credentials) == 2 else (None, *credentials)
+    username, password = credentials(parameters)
     options = {name: parameters[name] for name in _SAME if parameters.get(name) is not None}
     tls = {
         name: _plain(value)
@@ -246,10 +257,14 @@ def plain_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value without the enums of the ssl module."""
+    """A value without the enums of the ssl module, and of a type that the core can read."""
     if isinstance(value, int) and not isinstance(value, bool):
         return int(value)
-    return value
+    if isinstance(value, bytes):
+        return value.decode("ascii", "replace")
+    if value is None or isinstance(value, (str, bool, float, list, tuple, dict)):
+        return value
+    return str(value)
 
 
 def sentinel_nodes(client: Any, default_port: int) -> list[list[Any]]:

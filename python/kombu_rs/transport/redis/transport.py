@@ -65,8 +65,18 @@ class Transport(native_virtual.Transport):
             return
         url, options = channel._native_parameters()
         self._configure(url, {**self._other_options(channel), **options})
+        credentials = channel._credentials()
+        if credentials is not None:
+            self._log_in_as(*credentials)
         self._settings = settings
         self._keyprefix_fanout = channel.keyprefix_fanout
+
+    def _renew_login(self) -> None:
+        """Ask for user and password anew: a link is to be made."""
+        channel = self._first or next(iter(self.channels), None)
+        credentials = channel and channel._credentials()
+        if credentials:
+            self._log_in_as(*credentials)
 
     def _check(self, settings: dict[str, Any]) -> None:
         known = self._settings or {}
@@ -100,6 +110,16 @@ class Transport(native_virtual.Transport):
             ValueError, TypeError, NotImplementedError: an option, a setting or a hook of the
                 channel's class is wrong or cannot be had here.
         """
+        first = self._first_channel()
+        if first is not None and first._has_own_client():
+            # As in Kombu: it is the channel's client that says whether the server is there.
+            first.client.ping()
+            self._answered_for = True
+            return self
+        return super().establish_connection()
+
+    def _first_channel(self) -> Any:
+        """A channel, which has said how to connect."""
         if self._settings is None:
             self._first = self.Channel(self)
             if self._settings is None:
@@ -107,13 +127,14 @@ class Transport(native_virtual.Transport):
                     f"{type(self).__name__}.Channel must be derived from "
                     f"{Channel.__module__}.Channel, {self.Channel.__name__} is not"
                 )
-        first = self._first or next(iter(self.channels), None)
+        return self._first or next(iter(self.channels), None)
+
+    def await_broker(self, seconds: float) -> bool | None:
+        """Wait until the server can be reached again; None where a channel's own client decides."""
+        first = self._first_channel()
         if first is not None and first._has_own_client():
-            # As in Kombu: it is the channel's client that says whether the server is there.
-            first.client.ping()
-            self._answered_for = True
-            return self
-        return super().establish_connection()
+            return None
+        return super().await_broker(seconds)
 
     def create_channel(self, connection: Any) -> Any:
         """Open a channel."""
