@@ -123,14 +123,16 @@ pub async fn no_ready_queue_waits_longer_than_a_round(broker: &Broker) -> Result
         for queue in &queues {
             peer.consume(queue).await?;
         }
-        if broker.is_amqp() {
-            for queue in &queues {
-                let window = if prefetch == 0 { 10 } else { u64::from(prefetch).min(10) };
-                peer.wait_for_size(queue, 10 - window).await?;
-            }
-        }
         let mut served: Vec<Name> = Vec::new();
+        let window = if prefetch == 0 { 10 } else { prefetch as usize };
         for _ in 0..30 {
+            if broker.is_amqp() {
+                // It sends by itself what the limit allows; ready is what has arrived.
+                for queue in &queues {
+                    let gone = served.iter().filter(|name| *name == queue).count() + window;
+                    peer.wait_for_size(queue, 10u64.saturating_sub(gone as u64)).await?;
+                }
+            }
             let delivery = peer.next().await?.delivery;
             peer.channel.ack(&delivery.claim.tag, false).await?;
             served.push(delivery.claim.queue);

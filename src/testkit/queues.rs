@@ -52,7 +52,7 @@ pub async fn a_name_is_made_up_when_there_is_none(broker: &Broker) -> Result<()>
     let two = peer.channel.queue_declare(&Queue::default(), false).await?.queue;
     assert!(!one.is_empty() && one != two, "{one:?} {two:?}");
     peer.send(&one, ["x"]).await?;
-    assert_eq!(peer.size(&one).await?, 1);
+    assert_eq!(peer.empty(&one).await?, [("x".to_owned(), false)]);
     for queue in [one, two] {
         peer.channel.queue_delete(&queue, false, false).await?;
     }

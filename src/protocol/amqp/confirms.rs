@@ -103,7 +103,9 @@ mod tests {
     #[test]
     fn a_return_finds_its_publish() {
         let mut confirms = Confirms::default();
-        for (who, mandatory) in [('a', None), ('b', known("1")), ('c', known("2")), ('d', known("1"))] {
+        for (who, mandatory) in
+            [('a', None), ('b', known("1")), ('c', known("2")), ('d', known("1"))]
+        {
             confirms.publish(who, mandatory);
         }
         assert_eq!(confirms.returned(&known("1").unwrap()), Some(&mut 'b'));

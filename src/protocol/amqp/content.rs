@@ -109,7 +109,9 @@ fn seconds_of(text: &[u8]) -> Result<u64> {
             .ok()?;
         found
     };
-    plain.or_else(dated).ok_or_else(|| ill_typed("timestamp", "a date or a number of seconds", text))
+    plain
+        .or_else(dated)
+        .ok_or_else(|| ill_typed("timestamp", "a date or a number of seconds", text))
 }
 
 /// Appends the payload of a header frame for `message`.
@@ -286,7 +288,8 @@ mod tests {
 
     #[test]
     fn other_spellings() {
-        let seconds = there_and_back(&with_extra(r#"{"timestamp": 0, "expiration": "1.5 s", "x": 1}"#));
+        let seconds =
+            there_and_back(&with_extra(r#"{"timestamp": 0, "expiration": "1.5 s", "x": 1}"#));
         let expected = concat!(
             r#"{"expiration": "1.5 s", "#,
             r#""timestamp": {"__type__": "datetime", "__value__": "1970-01-01T00:00:00"}}"#
@@ -299,7 +302,10 @@ mod tests {
     #[test]
     fn wrong_properties_are_named() {
         for (extra, why) in [
-            (r#"{"delivery_mode": 256}"#, "'delivery_mode' must be a number from 0 to 255, not 256"),
+            (
+                r#"{"delivery_mode": 256}"#,
+                "'delivery_mode' must be a number from 0 to 255, not 256",
+            ),
             (r#"{"reply_to": 1}"#, "'reply_to' must be a text, not 1"),
             (r#"{"timestamp": "x"}"#, "'timestamp' must be a date"),
         ] {

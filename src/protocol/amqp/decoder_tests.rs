@@ -151,9 +151,10 @@ fn what_does_not_belong_is_an_error() {
         out
     };
     let delivery = deliver(1, 1, b"body");
-    let ack = method(1, AMQPClass::Basic(basic::AMQPMethod::CancelOk(basic::CancelOk {
-        consumer_tag: "c".into(),
-    })));
+    let ack = method(
+        1,
+        AMQPClass::Basic(basic::AMQPMethod::CancelOk(basic::CancelOk { consumer_tag: "c".into() })),
+    );
     let declare = queue::AMQPMethod::Declare(queue::Declare {
         queue: "q".into(),
         passive: false,

@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn an_error_leaves_nothing_behind() {
-        let mut message = Message { headers: Json::from_valid(r#"{"n": 1e999}"#), ..Message::default() };
+        let mut message =
+            Message { headers: Json::from_valid(r#"{"n": 1e999}"#), ..Message::default() };
         let mut out = b"before".to_vec();
         message.headers = Json::from_valid(format!(r#"{{"n": "{}"}}"#, "x".repeat(4096)));
         let error = publish(1, 4096, &message, false, &mut out).unwrap_err();
@@ -250,7 +251,9 @@ mod tests {
         let mut out = Vec::new();
         method(3, class.clone(), &mut out).unwrap();
         assert_eq!(parsed(&out), [AMQPFrame::Method(3, class)]);
-        assert!(name("the queue's name", &"x".repeat(256)).unwrap_err().to_string().contains("queue"));
+        assert!(
+            name("the queue's name", &"x".repeat(256)).unwrap_err().to_string().contains("queue")
+        );
         assert_eq!(parsed(HEARTBEAT), [AMQPFrame::Heartbeat]);
     }
 }

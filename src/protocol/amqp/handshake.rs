@@ -145,7 +145,8 @@ impl Handshake {
         match method {
             AMQPMethod::Tune(tune) => self.tune(&tune),
             AMQPMethod::OpenOk(_) => {
-                let terms = self.terms.take().ok_or_else(|| Error::decode("open-ok before tune"))?;
+                let terms =
+                    self.terms.take().ok_or_else(|| Error::decode("open-ok before tune"))?;
                 Ok(Step::Open(terms))
             }
             AMQPMethod::Close(close) => Err(refused(&close, &self.wishes)),
@@ -153,15 +154,14 @@ impl Handshake {
                 "the broker asks for more than {} can answer",
                 self.wishes.login.name()
             ))),
-            other => {
-                Err(unexpected(&Event::Method(0, AMQPClass::Connection(other))))
-            }
+            other => Err(unexpected(&Event::Method(0, AMQPClass::Connection(other)))),
         }
     }
 
     fn tune(&mut self, tune: &connection::Tune) -> Result<Step> {
         let wishes = &self.wishes;
-        let channel_max = match smaller(u32::from(wishes.channel_max), u32::from(tune.channel_max)) {
+        let channel_max = match smaller(u32::from(wishes.channel_max), u32::from(tune.channel_max))
+        {
             0 => u16::MAX,
             limit => limit as u16,
         };

@@ -132,7 +132,8 @@ fn another_version_and_other_events_are_errors() {
     let mut machine = Handshake::new(wishes());
     let error = machine.on(Event::Version([1, 0, 0])).unwrap_err();
     assert!(error.to_string().contains("1-0-0"), "{error}");
-    for event in [Event::Heartbeat, open_ok(), method(AMQPMethod::CloseOk(connection::CloseOk {}))] {
+    for event in [Event::Heartbeat, open_ok(), method(AMQPMethod::CloseOk(connection::CloseOk {}))]
+    {
         assert_eq!(Handshake::new(wishes()).on(event).unwrap_err().kind(), ErrorKind::Decode);
     }
 }

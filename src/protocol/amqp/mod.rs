@@ -13,7 +13,9 @@ mod table;
 mod time;
 mod wire;
 
-pub use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, connection, exchange, queue, tx};
+pub use amq_protocol::protocol::{
+    AMQPClass, basic, channel, confirm, connection, exchange, queue, tx,
+};
 pub use confirms::{Confirms, Known};
 pub use decoder::{AmqpDecoder, Content, Event, Head, Start};
 pub use handshake::{Handshake, Login, Step, Terms, Wishes};

@@ -24,10 +24,7 @@ pub fn write(json: &Json, out: &mut Vec<u8>) -> Result<()> {
 }
 
 /// Appends with its length in front what `content` appends.
-fn with_length(
-    out: &mut Vec<u8>,
-    content: impl FnOnce(&mut Vec<u8>) -> Result<()>,
-) -> Result<()> {
+fn with_length(out: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     content(out)?;
@@ -152,7 +149,9 @@ fn write_typed(name: &str, kind: Text<'_>, value: &[u8], out: &mut Vec<u8>) -> R
     let kind = kind.unescape().ok_or_else(|| surrogate(name))?;
     let wrong = || {
         let value = String::from_utf8_lossy(value);
-        Error::encode(format!("'{name}' of type {kind} cannot be written as an AMQP value: {value}"))
+        Error::encode(format!(
+            "'{name}' of type {kind} cannot be written as an AMQP value: {value}"
+        ))
     };
     let text = match value.first() {
         Some(b'"') => Scanner::new(value).string()?.unescape().ok_or_else(|| surrogate(name))?,
@@ -302,7 +301,9 @@ fn read_value(reader: &mut Reader<'_>, out: &mut Vec<u8>, depth: usize) -> Resul
         }
         kind => {
             let kind = kind.escape_ascii();
-            return Err(Error::decode(format!("an AMQP table has a value of no known type: '{kind}'")));
+            return Err(Error::decode(format!(
+                "an AMQP table has a value of no known type: '{kind}'"
+            )));
         }
     }
     Ok(())
@@ -337,7 +338,8 @@ mod tests {
             r#""not typed": {"__type__": "x", "__value__": 1, "more": 2}}"#
         );
         assert_eq!(read_all(&written(all).unwrap()).unwrap(), all);
-        let zoned = r#"{"T": {"__type__": "datetime", "__value__": "2020-01-02T05:04:05.9+02:00"}}"#;
+        let zoned =
+            r#"{"T": {"__type__": "datetime", "__value__": "2020-01-02T05:04:05.9+02:00"}}"#;
         let utc = r#"{"T": {"__type__": "datetime", "__value__": "2020-01-02T03:04:05"}}"#;
         assert_eq!(read_all(&written(zoned).unwrap()).unwrap(), utc);
     }
@@ -353,7 +355,10 @@ mod tests {
             r#""i": {"__type__": "datetime", "__value__": "2020-01-02T03:04:05"}, "#,
             r#""j": {"__type__": "decimal", "__value__": "1.25"}}"#
         );
-        assert_eq!(written(text).unwrap().escape_ascii().to_string(), theirs.escape_ascii().to_string());
+        assert_eq!(
+            written(text).unwrap().escape_ascii().to_string(),
+            theirs.escape_ascii().to_string()
+        );
         assert_eq!(read_all(theirs).unwrap(), text);
         let kinds = b"\0\0\0\x20\x01ab\xff\x01bB\xff\x01cs\xff\xfe\x01du\xff\xff\x01ei\xff\xff\xff\xff\x01ff?\xc0\0\0";
         let text = r#"{"a": -1, "b": 255, "c": -2, "d": 65535, "e": 4294967295, "f": 1.5}"#;

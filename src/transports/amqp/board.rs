@@ -74,7 +74,9 @@ impl Board {
             channels.last
         } else {
             channels.free.pop_front().ok_or_else(|| {
-                Error::limit(format!("the connection has {most} channels, as many as it may (channel_max)"))
+                Error::limit(format!(
+                    "the connection has {most} channels, as many as it may (channel_max)"
+                ))
             })?
         };
         let state = Arc::new(ChannelState::new(id, number, self.news.clone()));
@@ -149,7 +151,9 @@ impl Board {
     /// `connection.blocked` (why) and `connection.unblocked`.
     pub(super) fn block(&self, why: Option<String>) {
         match &why {
-            Some(why) => tracing::warn!(target: "kombu.connection", "the broker blocks publishers: {why}"),
+            Some(why) => {
+                tracing::warn!(target: "kombu.connection", "the broker blocks publishers: {why}")
+            }
             None => tracing::info!(target: "kombu.connection", "the broker takes publishes again"),
         }
         *self.blocked.lock() = why;

@@ -10,11 +10,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::generation::PerProcess;
 use crate::model::{Delivery, Exchange, ExchangeKind, Json, Message, Name, Queue};
 use crate::protocol::amqp::encode::{self, Settle, arguments, name};
-use crate::protocol::amqp::{
-    AMQPClass, Event, Head, basic, channel, confirm, exchange, queue, tx,
-};
+use crate::protocol::amqp::{AMQPClass, Event, Head, basic, channel, confirm, exchange, queue, tx};
 use crate::transport::{
-    self, Amqp, ConsumeOptions, Declared, ExchangeDeclaration, PublishOptions, Returned, Transaction,
+    self, Amqp, ConsumeOptions, Declared, ExchangeDeclaration, PublishOptions, Returned,
+    Transaction,
 };
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -145,9 +144,10 @@ impl Channel {
         if !lost || error.kind() != ErrorKind::Connection {
             return Err(error);
         }
-        let logged = self.open.get().is_none_or(|open| {
-            std::mem::replace(&mut open.state.inner.lock().stale_logged, true)
-        });
+        let logged = self
+            .open
+            .get()
+            .is_none_or(|open| std::mem::replace(&mut open.state.inner.lock().stale_logged, true));
         if !logged {
             tracing::warn!(
                 target: "kombu.channel",
@@ -515,8 +515,9 @@ impl Amqp for Channel {
             let mut inner = open.state.inner.lock();
             if find(&mut inner.consumers, &tag).is_some() {
                 // The broker would close the whole connection.
-                let text =
-                    format!("NOT_ALLOWED - the channel already has a consumer with the tag '{tag}'");
+                let text = format!(
+                    "NOT_ALLOWED - the channel already has a consumer with the tag '{tag}'"
+                );
                 return Err(ours(Error::channel(text).with_code(NOT_ALLOWED)));
             }
             let consumer = Consumer::new(options, exclusive, inner.limit);

@@ -109,7 +109,12 @@ impl Config {
         Ok(config)
     }
 
-    fn set(&mut self, tls: &mut TlsDraft, properties: &mut Options, option: &Given<'_>) -> Result<()> {
+    fn set(
+        &mut self,
+        tls: &mut TlsDraft,
+        properties: &mut Options,
+        option: &Given<'_>,
+    ) -> Result<()> {
         if option.value.is_null() {
             return Ok(()); // Kombu's "not given"
         }
@@ -144,7 +149,8 @@ impl Config {
             }
             "client_properties" => match option.value {
                 Value::Object(own) => {
-                    properties.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
+                    properties
+                        .extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
                 }
                 _ => return Err(option.ill_typed("a dictionary")),
             },

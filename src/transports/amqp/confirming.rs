@@ -141,7 +141,10 @@ mod tests {
         let reason = Reason { code: 404, text: "NOT_FOUND".into() };
         four.settle(&Outcome::Ended(End::Refused(reason)));
         let Poll::Ready(Err(error)) = poll(&batch, 0) else { panic!("no error") };
-        assert_eq!((error.kind(), error.code(), error.driver()), (ErrorKind::NotFound, 312, "amqp"));
+        assert_eq!(
+            (error.kind(), error.code(), error.driver()),
+            (ErrorKind::NotFound, 312, "amqp")
+        );
         assert!(error.to_string().contains("message 1 of the publish to 'e'"), "{error}");
     }
 }

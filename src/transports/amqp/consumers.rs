@@ -216,9 +216,13 @@ mod tests {
     fn tags_of_all_registrations_are_known_and_no_others() {
         let mut one = consumer(1);
         one.fit(10, 1);
-        for (tag, known) in
-            [("c", true), ("c~kombu-2", true), ("c~kombu-3", false), ("c~kombu-x", false), ("cc", false)]
-        {
+        for (tag, known) in [
+            ("c", true),
+            ("c~kombu-2", true),
+            ("c~kombu-3", false),
+            ("c~kombu-x", false),
+            ("cc", false),
+        ] {
             assert_eq!(one.is_called(tag), known, "{tag}");
         }
     }

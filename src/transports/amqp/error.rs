@@ -27,7 +27,9 @@ impl Reason {
 
     /// The error of who uses a connection that the broker has closed.
     pub(super) fn closed(&self, peer: &str) -> Error {
-        ours(Error::connection(format!("{peer} closed the connection: {self}")).with_code(self.code))
+        ours(
+            Error::connection(format!("{peer} closed the connection: {self}")).with_code(self.code),
+        )
     }
 }
 

@@ -15,6 +15,8 @@ mod publish;
 mod session;
 mod shared;
 mod state;
+#[cfg(test)]
+mod tests;
 mod traffic;
 
 pub use config::Config;

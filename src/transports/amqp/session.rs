@@ -243,7 +243,9 @@ async fn greet(link: &Arc<Link<AmqpDecoder>>, config: &Config) -> Result<Terms> 
         let request = link.request(&data, Expect::Count(1), FOREVER);
         let event = request.await.map_err(|error| match logged_in {
             // How brokers refuse clients that do not know `authentication_failure_close`.
-            true => Error::connection("user, password or virtual host may be wrong").with_source(error),
+            true => {
+                Error::connection("user, password or virtual host may be wrong").with_source(error)
+            }
             false => error,
         })?;
         let event = event.into_iter().next().ok_or_else(|| Error::internal("no event"))?;

@@ -149,7 +149,9 @@ impl ChannelState {
     pub(super) fn settle(&self, tag: &str, multiple: bool) -> ToSettle {
         let mut inner = self.inner.lock();
         let tags: Vec<u64> = match (tag.parse::<u64>(), multiple) {
-            (Ok(tag), false) => inner.ledger.contains_key(&tag).then_some(tag).into_iter().collect(),
+            (Ok(tag), false) => {
+                inner.ledger.contains_key(&tag).then_some(tag).into_iter().collect()
+            }
             (Ok(tag), true) if inner.ledger.contains_key(&tag) => {
                 inner.ledger.range(..=tag).map(|(tag, _)| *tag).collect()
             }
