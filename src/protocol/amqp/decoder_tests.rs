@@ -46,7 +46,7 @@ fn deliver(channel: u16, tag: u64, body: &[u8]) -> Vec<u8> {
     let head = basic::AMQPMethod::Deliver(basic::Deliver {
         consumer_tag: "c".into(),
         delivery_tag: tag,
-        redelivered: tag % 2 == 0,
+        redelivered: tag.is_multiple_of(2),
         exchange: "e".into(),
         routing_key: "k".into(),
     });

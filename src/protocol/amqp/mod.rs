@@ -13,6 +13,7 @@ mod table;
 mod time;
 mod wire;
 
+pub use amq_protocol::frame::{AMQPFrame, parse_frame};
 pub use amq_protocol::protocol::{
     AMQPClass, basic, channel, confirm, connection, exchange, queue, tx,
 };

@@ -80,16 +80,24 @@ fn write_value(
                 inner.array::<Error>(|scanner| write_value(name, scanner, out, depth))
             })
         }
-        Some(b't') => Ok(out.extend_from_slice(b"t\x01")),
-        Some(b'f') => Ok(out.extend_from_slice(b"t\x00")),
-        Some(b'n') => Ok(out.push(b'V')),
+        Some(b't' | b'f' | b'n') => {
+            out.extend_from_slice(match text {
+                b"true" => b"t\x01",
+                b"false" => b"t\x00",
+                _ => b"V",
+            });
+            Ok(())
+        }
         _ => write_number(name, text, out),
     }
 }
 
 fn write_long(kind: u8, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
     out.push(kind);
-    with_length(out, |out| Ok(out.extend_from_slice(bytes)))
+    with_length(out, |out| {
+        out.extend_from_slice(bytes);
+        Ok(())
+    })
 }
 
 fn write_number(name: &str, text: &[u8], out: &mut Vec<u8>) -> Result<()> {

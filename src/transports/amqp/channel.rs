@@ -3,6 +3,7 @@
 use super::connection::Core;
 use super::consumers::{Consumer, find};
 use super::error::ours;
+use super::getting::Waiting;
 use super::publish;
 use super::session::Session;
 use super::state::{ChannelState, End};
@@ -378,7 +379,17 @@ impl transport::Channel for Channel {
         let open = self.here().await?;
         let what = format!("to get a message from the queue '{queue}'");
         let get = basic::Get { queue: name("the name of a queue", queue)?, no_ack };
-        match open.call(&what, AMQPClass::Basic(basic::AMQPMethod::Get(get))).await? {
+        let get = AMQPClass::Basic(basic::AMQPMethod::Get(get));
+        let (answer, waiting) = {
+            let _in_order = open.state.in_order.lock();
+            let asked = open.state.ask(no_ack);
+            let answer = open.session.ask(&open.state, &what, get);
+            let answer = answer.inspect_err(|_| open.state.unask())?;
+            (answer, Waiting::new(&open.session, &open.state, asked, no_ack))
+        };
+        let answer = answer.await?;
+        waiting.done();
+        match answer {
             Event::Method(_, AMQPClass::Basic(basic::AMQPMethod::GetEmpty(_))) => Ok(None),
             Event::Content(_, content) => match content.head {
                 Head::Got { tag, .. } => {

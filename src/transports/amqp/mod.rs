@@ -10,6 +10,7 @@ mod confirming;
 mod connection;
 mod consumers;
 mod error;
+mod getting;
 mod given;
 mod publish;
 mod session;

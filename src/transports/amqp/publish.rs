@@ -72,7 +72,7 @@ fn send(
     frames: &[u8],
     number: impl FnOnce(),
 ) -> Result<()> {
-    let _in_order = state.publishing.lock();
+    let _in_order = state.in_order.lock();
     if let Some(end) = state.ended() {
         return Err(session.ended(&end, "a publish"));
     }

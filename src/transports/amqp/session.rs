@@ -14,6 +14,7 @@ use crate::protocol::amqp::encode;
 use crate::protocol::amqp::{
     AMQPClass, AmqpDecoder, Event, Handshake, Step, Terms, channel, connection,
 };
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -128,6 +129,19 @@ impl Session {
         what: &str,
         method: AMQPClass,
     ) -> Result<Event> {
+        self.ask(state, what, method)?.await
+    }
+
+    /// As [`Session::call`], in two steps: it is sent when this returns.
+    ///
+    /// # Errors
+    /// The channel has ended, or the method cannot be written.
+    pub(super) fn ask<'a>(
+        &'a self,
+        state: &'a ChannelState,
+        what: &'a str,
+        method: AMQPClass,
+    ) -> Result<impl Future<Output = Result<Event>> + Send + 'a> {
         struct Call<'a>(&'a ChannelState);
         impl Drop for Call<'_> {
             fn drop(&mut self) {
@@ -137,23 +151,26 @@ impl Session {
         let mut data = Vec::new();
         encode::method(state.number, method, &mut data)?;
         state.calls.fetch_add(1, Ordering::AcqRel);
-        let _call = Call(state);
+        let call = Call(state);
         if let Some(end) = state.ended() {
             return Err(self.ended(&end, what));
         }
         let patience = self.config.read_timeout.unwrap_or(FOREVER);
         let request =
             self.link.request_on(u32::from(state.number), &data, Expect::Count(1), patience);
-        let reply = request.await.map_err(|error| self.lost(error))?.pop();
-        let closed = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
-        match (reply, state.ended()) {
-            (Some(Event::Method(_, method)), _) if method == closed => {
-                Ok(Event::Method(state.number, method))
+        Ok(async move {
+            let _call = call;
+            let reply = request.await.map_err(|error| self.lost(error))?.pop();
+            let closed = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
+            match (reply, state.ended()) {
+                (Some(Event::Method(_, method)), _) if method == closed => {
+                    Ok(Event::Method(state.number, method))
+                }
+                (_, Some(end)) => Err(self.ended(&end, what)),
+                (Some(event), None) => Ok(event),
+                (None, None) => Err(Error::internal(format!("{what} was not answered"))),
             }
-            (_, Some(end)) => Err(self.ended(&end, what)),
-            (Some(event), None) => Ok(event),
-            (None, None) => Err(Error::internal(format!("{what} was not answered"))),
-        }
+        })
     }
 
     /// Sends a method whose answer nobody waits for, and which cannot fail without closing the channel.
@@ -164,6 +181,7 @@ impl Session {
 
     /// Registers those consumers anew whose windows do not fit the channel's limit any more.
     pub(super) fn fit_windows(&self, state: &ChannelState) {
+        let _in_order = state.in_order.lock();
         let mut again = Vec::new();
         {
             let mut inner = state.inner.lock();

@@ -3,6 +3,7 @@
 use super::confirming::{Outcome, Ticket};
 use super::consumers::{Consumer, Mail, addressee, find};
 use super::error::Reason;
+use super::getting::Asked;
 use crate::io::lock::Mutex;
 use crate::io::task::Notify;
 use crate::model::{Claim, Delivery, Message, Name};
@@ -27,9 +28,10 @@ pub(super) struct ChannelState {
     pub(super) inner: Mutex<Inner>,
     /// Calls that wait for an answer: they hear of the channel's end.
     pub(super) calls: AtomicUsize,
-    /// Held from the number of a publish to its frames. `inner` must not be: the link's lock is taken
-    /// inside of this one, and `inner` inside of the link's.
-    pub(super) publishing: Mutex<()>,
+    /// Held where the order on the wire must be that of changes to `inner`: from the number of a publish
+    /// to its frames. `inner` itself must not be held then: the link's lock is taken inside of this
+    /// one, and `inner` inside of the link's.
+    pub(super) in_order: Mutex<()>,
     /// Told of mail, credit and ends.
     news: Arc<Notify>,
 }
@@ -50,6 +52,8 @@ pub(super) struct Inner {
     pub(super) confirming: bool,
     pub(super) confirms: Confirms<Ticket>,
     returned: VecDeque<Returned>,
+    /// `basic.get`s without an answer, and whether they need no acknowledgement.
+    gets: VecDeque<(Arc<Asked>, bool)>,
     /// A dropped acknowledgement was logged.
     pub(super) stale_logged: bool,
 }
@@ -91,8 +95,8 @@ impl ToSettle {
 
 impl ChannelState {
     pub(super) fn new(id: u64, number: u16, news: Arc<Notify>) -> Self {
-        let (inner, publishing) = (Mutex::default(), Mutex::default());
-        Self { id, number, inner, calls: AtomicUsize::new(0), publishing, news }
+        let (inner, in_order) = (Mutex::default(), Mutex::default());
+        Self { id, number, inner, calls: AtomicUsize::new(0), in_order, news }
     }
 
     /// Takes a delivery. `false` when its consumer is gone: it is to go back.
@@ -135,6 +139,25 @@ impl ChannelState {
     pub(super) fn wants_more_room(&self) -> bool {
         let inner = self.inner.lock();
         inner.limit == 0 && inner.consumed.is_power_of_two()
+    }
+
+    /// A `basic.get` is sent next.
+    pub(super) fn ask(&self, no_ack: bool) -> Arc<Asked> {
+        let asked = Arc::new(Asked::default());
+        self.inner.lock().gets.push_back((asked.clone(), no_ack));
+        asked
+    }
+
+    /// It was not sent.
+    pub(super) fn unask(&self) {
+        self.inner.lock().gets.pop_back();
+    }
+
+    /// The oldest `basic.get` is answered, by a message with that number. `false` when nobody waits for
+    /// it and it has to go back.
+    pub(super) fn answered(&self, tag: Option<u64>) -> bool {
+        let asked = self.inner.lock().gets.pop_front();
+        asked.zip(tag).is_none_or(|((asked, no_ack), tag)| asked.came(tag) || no_ack)
     }
 
     /// Notes the answer to `basic.get`.
@@ -186,8 +209,10 @@ impl ChannelState {
         (inner.ledger.len(), inner.limit)
     }
 
-    /// Stops handing out what a consumer has; its queue's mail stays until [`ChannelState::remove`].
+    /// Stops handing out what a consumer has, which stays until [`ChannelState::remove`]; its tag on
+    /// the wire, which does not change any more.
     pub(super) fn end_consumer(&self, tag: &str) -> Option<String> {
+        let _in_order = self.in_order.lock();
         let mut inner = self.inner.lock();
         let consumer = find(&mut inner.consumers, tag)?;
         consumer.ending = true;
@@ -238,7 +263,6 @@ impl ChannelState {
         for ticket in tickets {
             ticket.settle(&outcome);
         }
-        self.news.notify();
     }
 
     /// A message came back.

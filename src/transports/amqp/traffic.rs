@@ -43,7 +43,10 @@ impl Incoming {
         let state = self.board.channel(number);
         let Content { head, message } = content;
         match head {
-            Head::Got { .. } => {
+            Head::Got { tag, .. } => {
+                if state.is_some_and(|state| !state.answered(Some(tag))) {
+                    encode::settle(number, tag, false, Settle::Requeue, &mut self.answers);
+                }
                 return Some(Event::Content(number, Box::new(Content { head, message })));
             }
             Head::Delivered { consumer_tag, tag } => {
@@ -119,6 +122,11 @@ impl Incoming {
             AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {
                 self.board.cancelled(number, cancel.consumer_tag.as_str());
                 return None;
+            }
+            AMQPClass::Basic(basic::AMQPMethod::GetEmpty(_)) => {
+                if let Some(state) = self.board.channel(number) {
+                    state.answered(None);
+                }
             }
             AMQPClass::Basic(basic::AMQPMethod::RecoverOk(_)) => {
                 if let Some(state) = self.board.channel(number) {

@@ -1,9 +1,10 @@
 //! A broker that does what a test says, frame by frame.
 
 use crate::protocol::amqp::encode;
-use crate::protocol::amqp::{AMQPClass, basic, channel, confirm, connection};
+use crate::protocol::amqp::{
+    AMQPClass, AMQPFrame, basic, channel, confirm, connection, parse_frame,
+};
 use crate::transport::{self, Url};
-use amq_protocol::frame::{AMQPFrame, parse_frame};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

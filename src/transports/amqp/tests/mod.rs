@@ -6,9 +6,8 @@ use crate::error::ErrorKind;
 use crate::io::task::{PollWaiter, block_on, run, timeout_at};
 use crate::model::{Json, Message};
 use crate::protocol::amqp::encode::{self, Settle};
-use crate::protocol::amqp::{AMQPClass, basic, channel, connection};
+use crate::protocol::amqp::{AMQPClass, AMQPFrame, basic, channel, connection, parse_frame};
 use crate::transport::ConsumeOptions;
-use amq_protocol::frame::AMQPFrame;
 use fake::{broker, confirming, of_connection};
 use serde_json::json;
 use std::sync::mpsc;
@@ -259,7 +258,7 @@ fn a_window_grows_by_another_registration_and_no_delivery_is_lost() {
         let frame = fake.frame();
         let mut expected = Vec::new();
         encode::settle(1, 3, false, Settle::Requeue, &mut expected);
-        let (_, expected) = amq_protocol::frame::parse_frame(&expected[..]).unwrap();
+        let (_, expected) = parse_frame(&expected[..]).unwrap();
         assert_eq!(frame, Some(expected), "it goes back");
         fake.swallow();
     });
@@ -281,6 +280,54 @@ fn a_window_grows_by_another_registration_and_no_delivery_is_lost() {
     })
     .unwrap();
     drop(connection);
+    played.join().unwrap();
+}
+
+fn got(fake: &mut fake::Fake, tag: u64) {
+    let mut frames = Vec::new();
+    encode::publish(1, 131_072, &message("q", "x"), false, &mut frames).unwrap();
+    let publish = u32::from_be_bytes(frames[3..7].try_into().unwrap()) as usize + 8;
+    let head = basic::AMQPMethod::GetOk(basic::GetOk {
+        delivery_tag: tag,
+        redelivered: false,
+        exchange: "".into(),
+        routing_key: "q".into(),
+        message_count: 0,
+    });
+    let mut out = Vec::new();
+    encode::method(1, AMQPClass::Basic(head), &mut out).unwrap();
+    out.extend_from_slice(&frames[publish..]);
+    fake.write(&out);
+}
+
+#[test]
+fn what_comes_for_a_get_that_was_given_up_goes_back() {
+    let (asked, go_on) = mpsc::channel::<()>();
+    let (connection, played) = broker(json!({}), move |mut fake| {
+        fake.welcome(0);
+        fake.open_channels();
+        go_on.recv().unwrap();
+        got(&mut fake, 1);
+        let mut expected = Vec::new();
+        encode::settle(1, 1, false, Settle::Requeue, &mut expected);
+        let (_, expected) = parse_frame(&expected[..]).unwrap();
+        let mut frames = [fake.frame(), fake.frame()];
+        frames.sort_by_key(|frame| frame.as_ref() != Some(&expected));
+        assert_eq!(frames[0], Some(expected));
+        got(&mut fake, 2);
+        fake.swallow();
+    });
+    let channel = run(connection.open_channel()).unwrap();
+    let queue = "q".into();
+    let mut given_up = channel.get(&queue, false);
+    let soon = Some(Instant::now() + Duration::from_millis(30));
+    assert!(block_on(&mut given_up, &PollWaiter, soon).unwrap().is_none());
+    drop(given_up);
+    asked.send(()).unwrap();
+    let taken = run(channel.get(&"q".into(), false)).unwrap().expect("a message");
+    assert_eq!(&*taken.claim.tag, "2");
+    assert_eq!(channel.unsettled(), ["2".into()]);
+    drop((channel, connection));
     played.join().unwrap();
 }
 
