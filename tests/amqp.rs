@@ -1,5 +1,6 @@
 //! What AMQP has beyond the conformance cases, on a RabbitMQ node: `KOMBU_RS_TEST_RABBITMQ` is its
-//! URL, `KOMBU_RS_TEST_RABBITMQ_API` host and port of its management API. `make test` starts one.
+//! URL, `..._API` host and port of its management API, `..._TLS` its URL with TLS and `..._CA` the file of
+//! its authority's certificate. `make test` starts one.
 #![cfg(feature = "amqp")]
 
 use kombu_rs::error::{Error, ErrorKind, Result};
@@ -483,6 +484,34 @@ fn a_wrong_password_and_an_unknown_virtual_host_are_told_apart() {
     task::run(connection.connect()).unwrap();
     let error = task::run(connect_with(json!({"login_method": "EXTERNAL"})).connect()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn tls_is_verified_and_errors_name_the_cause() {
+    let url = Url::parse(&server("KOMBU_RS_TEST_RABBITMQ_TLS")).unwrap();
+    let ca = server("KOMBU_RS_TEST_RABBITMQ_CA");
+    let connected = |url: &Url, ssl: Value| {
+        let connection = connect_to(url, json!({"ssl": ssl})).unwrap();
+        task::run(async { connection.open_channel().await?.close(true).await })
+    };
+    connected(&url, json!({"ca_certs": ca})).unwrap();
+    connected(&url, json!({"cert_reqs": "CERT_NONE"})).unwrap();
+    let name = json!({"ca_certs": ca, "server_hostname": "somebody.else"});
+    let plain = Url::parse(&server("KOMBU_RS_TEST_RABBITMQ")).unwrap();
+    for (url, ssl, why) in [
+        (&url, json!(true), "UnknownIssuer"),
+        (&url, name, "somebody.else"),
+        (&plain, json!({"ca_certs": ca}), "TLS"),
+    ] {
+        let error = connected(url, ssl).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    // TLS is spoken there, and we do not.
+    let mut bare = url.clone();
+    bare.transport = "amqp".into();
+    let connection = connect_to(&bare, json!({"connect_timeout": 2})).unwrap();
+    assert_eq!(task::run(connection.connect()).unwrap_err().kind(), ErrorKind::Connection);
 }
 
 #[test]
