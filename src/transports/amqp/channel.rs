@@ -421,6 +421,12 @@ impl transport::Channel for Channel {
         Ok(0)
     }
 
+    async fn replay(&self, dead_letters: &Name, _limit: Option<usize>) -> Result<usize> {
+        Err(Error::unsupported(format!(
+            "dead letters of an AMQP broker are messages of a queue like any other: consume              '{dead_letters}' and publish them again"
+        )))
+    }
+
     /// The broker drops the bindings of queues that expire.
     async fn sweep(&self, _limit: usize) -> Result<usize> {
         Ok(0)
