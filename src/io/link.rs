@@ -380,11 +380,12 @@ impl<D: Decoder> Link<D> {
     /// Marks the link dead; the wakers of everybody who waits.
     fn fail(&self, state: &mut State<D>, cause: &dyn fmt::Display) -> Vec<Waker> {
         let mut wakers = std::mem::take(&mut state.attendants);
+        // Known here before the peer can know.
+        self.dead.store(true, Ordering::Release);
         if state.failure.is_none() {
             state.failure = Some(error_of(self, cause).to_string());
             state.stream.shut_down();
         }
-        self.dead.store(true, Ordering::Release);
         for entry in state.slots.drain(..) {
             wakers.extend(entry.receiver.lost());
         }
