@@ -112,7 +112,7 @@ demo: $(DEMO_VENV)/.wheel $(if $(findstring redis,$(BROKER)),$(DEMO_VENV)/.redis
 test: test-rust test-python ## Run every test; starts its own servers
 
 test-rust: $(VENV)/.ready $(SERVERS)/.ready ## Run the Rust tests
-	PYTHONPATH=tests $(VENV)/bin/python -m servers.serve redis rediscluster -- bash -euc '\
+	PYTHONPATH=tests $(VENV)/bin/python -m servers.serve redis rediscluster rabbitmq -- bash -euc '\
 	  if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; \
 	  else cargo test --locked --lib --bins --tests; fi; \
 	  KOMBU_RS_TEST_REDIS=$$KOMBU_RS_TEST_REDIS_BARE cargo test --locked --test redis_claims --test redis_upkeep --test redis_fairness; \

@@ -3,8 +3,9 @@
 //! as ignored. Redis is the server named by `KOMBU_RS_TEST_REDIS`, those in
 //! `KOMBU_RS_TEST_REDIS_OTHERS` (`name=url`, with spaces between): other versions, and servers that
 //! refuse scripts, RESP3 or tracking; and the cluster that `KOMBU_RS_TEST_REDISCLUSTER` names a node
-//! of. `make test` starts them.
+//! of. RabbitMQ is the node named by `KOMBU_RS_TEST_RABBITMQ`. `make test` starts them all.
 
+use kombu_rs::error::Error;
 use kombu_rs::io::identity;
 use kombu_rs::testkit::{Broker, CASES, Case};
 use kombu_rs::transport::{Url, schemes};
@@ -37,6 +38,8 @@ fn transports() -> Vec<(String, Start)> {
             )),
         }
     }
+    #[cfg(feature = "amqp")]
+    all.push(("amqp".to_owned(), Arc::new(|| Ok((amqp()?, None)))));
     all
 }
 
@@ -66,6 +69,21 @@ fn cluster() -> Result<(Broker, Option<Folder>), Failed> {
     let url = named_by("KOMBU_RS_TEST_REDISCLUSTER")?;
     let tag = format!("conformance-{}-{}", identity::unique(), number());
     Ok((broker(&url, &[("hash_tag", &tag)])?, None))
+}
+
+#[cfg(feature = "amqp")]
+fn amqp() -> Result<Broker, Failed> {
+    let url = std::env::var("KOMBU_RS_TEST_RABBITMQ")
+        .map_err(|_| "KOMBU_RS_TEST_RABBITMQ must name a RabbitMQ node; `make test` starts one")?;
+    let url = Url::parse(&url)?;
+    let mut options = schemes::Options::new();
+    // The cases look at once for what they have published.
+    options.insert("confirm_publish".into(), true.into());
+    let connect = move || match schemes::connect(&url, &options)? {
+        Some(connection) => Ok(connection),
+        None => Err(Error::invalid("the URL of a broker that speaks AMQP is needed")),
+    };
+    Ok(Broker::speaking_amqp(Arc::new(connect)))
 }
 
 fn number() -> u32 {

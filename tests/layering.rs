@@ -52,8 +52,9 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Crates that know the interpreter; only `src/python` may name them.
-const INTERPRETER_CRATES: &[&str] = &["pyo3", "pythonize"];
+/// Crates that one folder alone may name: those that know the interpreter, and the codec of AMQP.
+const OWNED_CRATES: &[(&str, &str)] =
+    &[("pyo3", "python"), ("pythonize", "python"), ("amq_protocol", "protocol")];
 
 /// Source text with comments, strings and char literals blanked out, so that only code is searched.
 fn code_only(text: &str) -> String {
@@ -281,13 +282,11 @@ fn layering_violations(file: &str, text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let code = code_only(text);
     let layer = module.first().map(String::as_str);
-    if layer != Some("python") {
-        for (line, _, word) in words(&code) {
-            if INTERPRETER_CRATES.contains(&word) {
-                wrong.push(format!(
-                    "{file}:{line}: names `{word}`, which belongs to src/python alone"
-                ));
-            }
+    for (line, _, word) in words(&code) {
+        let owner = OWNED_CRATES.iter().find(|(name, _)| *name == word).map(|(_, owner)| *owner);
+        if let Some(owner) = owner.filter(|owner| layer != Some(*owner)) {
+            wrong
+                .push(format!("{file}:{line}: names `{word}`, which belongs to src/{owner} alone"));
         }
     }
     let Some(layer) = layer else {
@@ -419,6 +418,14 @@ mod catches {
             "src/io/waiter.rs:1: names `pyo3`, which belongs to src/python alone"
         );
         first("src/error.rs", "use pythonize::depythonize;");
+    }
+
+    #[test]
+    fn a_codec_outside_of_the_protocols() {
+        assert_eq!(
+            first("src/transports/amqp/session.rs", "use amq_protocol::frame::AMQPFrame;"),
+            "src/transports/amqp/session.rs:1: names `amq_protocol`, which belongs to src/protocol alone"
+        );
     }
 
     #[test]

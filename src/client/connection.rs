@@ -55,9 +55,13 @@ impl Connection {
         let mut alternates = Vec::new();
         for url in Url::parse_list(urls)? {
             let (own, options) = (url.clone(), options.clone());
-            let open: virt::Opener = Arc::new(move || schemes::open(&own, &options));
-            let connection: Arc<dyn transport::Connection> =
-                Arc::new(virt::Connection::new(&open)?);
+            let connection = match schemes::connect(&own, &options)? {
+                Some(connection) => connection,
+                None => {
+                    let open: virt::Opener = Arc::new(move || schemes::open(&own, &options));
+                    Arc::new(virt::Connection::new(&open)?)
+                }
+            };
             alternates.push((url, connection));
         }
         Ok(Self {

@@ -105,10 +105,18 @@ pub fn spawn(job: impl Future<Output = ()> + Send + 'static) -> Result<()> {
 /// # Errors
 /// As [`spawn`].
 pub fn tend<D: Decoder>(link: &Arc<Link<D>>) -> Result<()> {
+    tend_every(TEND_EVERY, link)
+}
+
+/// As [`tend`], so often.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn tend_every<D: Decoder>(interval: Duration, link: &Arc<Link<D>>) -> Result<()> {
     let link = Arc::downgrade(link);
     spawn(async move {
         loop {
-            sleep(TEND_EVERY).await;
+            sleep(interval).await;
             match link.upgrade() {
                 Some(link) if link.is_alive() => link.tend(),
                 _ => return,

@@ -32,6 +32,43 @@ const BURST: usize = 4 << 20;
 pub trait Traffic<E>: Send + 'static {
     /// Takes an event that the peer sent on its own account; gives back what is a reply.
     fn route(&mut self, event: E) -> Option<E>;
+
+    /// Which requests a reply may answer: those of one lane are answered in their order, lanes are
+    /// independent of each other. One lane for all, unless the protocol has channels.
+    fn lane(&self, _reply: &E) -> u32 {
+        0
+    }
+
+    /// Whether a reply is the last of its lane: it ends every request that still waits there.
+    fn ends_lane(&self, _reply: &E) -> bool {
+        false
+    }
+
+    /// Called after events were routed. What it appends to `out` is sent.
+    ///
+    /// # Errors
+    /// The link is of no more use; its users are told why, after `out` was sent.
+    fn after(&mut self, _out: &mut Vec<u8>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called now and then, whether anybody uses the link or not: see [`Link::tend`]. What it appends
+    /// to `out` is sent.
+    ///
+    /// # Errors
+    /// As [`Traffic::after`].
+    fn idle(&mut self, _moved: Moved, _out: &mut Vec<u8>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How many bytes a link has moved since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// Taken by the kernel.
+    pub sent: u64,
+    /// Read.
+    pub received: u64,
 }
 
 /// Called with the replies to a request that nobody waits for, or with `None` when the link was
@@ -90,9 +127,11 @@ struct State<D: Decoder> {
     /// Wakers of those who wait for pushes or for output to leave.
     attendants: Vec<Waker>,
     failure: Option<String>,
+    moved: Moved,
 }
 
 struct Entry<E> {
+    lane: u32,
     expect: Expect<E>,
     sent: Instant,
     deadline: Instant,
@@ -134,6 +173,7 @@ impl<D: Decoder> Link<D> {
                 slots: VecDeque::new(),
                 attendants: Vec::new(),
                 failure: None,
+                moved: Moved::default(),
             })),
         })
     }
@@ -175,11 +215,24 @@ impl<D: Decoder> Link<D> {
         expect: Expect<D::Event>,
         patience: Duration,
     ) -> Request<D> {
+        self.request_on(0, data, expect, patience)
+    }
+
+    /// As [`Link::request`], to be answered by replies of that [lane](Traffic::lane). With a reply that
+    /// [ends the lane](Traffic::ends_lane) it resolves to what there is, maybe nothing.
+    pub fn request_on(
+        self: &Arc<Self>,
+        lane: u32,
+        data: &[u8],
+        expect: Expect<D::Event>,
+        patience: Duration,
+    ) -> Request<D> {
         let sent = Instant::now();
         let deadline = sent + patience;
         let slot = Arc::new(Mutex::new(Slot { replies: Vec::new(), done: false, waker: None }));
-        let entry = Entry { expect, sent, deadline, receiver: Receiver::Waiting(slot.clone()) };
-        let refused = self.submit(data, entry).err();
+        let entry =
+            Entry { lane, expect, sent, deadline, receiver: Receiver::Waiting(slot.clone()) };
+        let refused = self.submit(data, Some(entry)).err();
         Request { link: self.clone(), slot, deadline, refused }
     }
 
@@ -197,23 +250,42 @@ impl<D: Decoder> Link<D> {
         let sent = Instant::now();
         let deadline = sent + patience;
         let receiver = Receiver::Told(Vec::with_capacity(replies), told);
-        self.submit(data, Entry { expect: Expect::Count(replies), sent, deadline, receiver })?;
+        let entry = Entry { lane: 0, expect: Expect::Count(replies), sent, deadline, receiver };
+        self.submit(data, Some(entry))?;
+        self.flush(deadline).await
+    }
+
+    /// Sends `data`, which is not answered, as far as the socket takes it now; [`Link::flush`] waits
+    /// for the rest.
+    ///
+    /// # Errors
+    /// `Connection` when the link is lost.
+    pub fn post(&self, data: &[u8]) -> Result<()> {
+        self.submit(data, None)
+    }
+
+    /// Waits until everything has been handed to the kernel.
+    ///
+    /// # Errors
+    /// `Connection` when the link is lost, or takes nothing until `deadline`.
+    pub async fn flush(&self, deadline: Instant) -> Result<()> {
         poll_fn(|cx| self.poll_flush(cx, deadline)).await
     }
 
-    fn submit(&self, data: &[u8], entry: Entry<D::Event>) -> Result<()> {
+    fn submit(&self, data: &[u8], entry: Option<Entry<D::Event>>) -> Result<()> {
+        let lost = |entry: Option<Entry<D::Event>>| entry.and_then(|entry| entry.receiver.lost());
         let mut state = match self.state() {
             Ok(state) => state.lock(),
             Err(error) => {
-                entry.receiver.lost();
+                lost(entry);
                 return Err(error);
             }
         };
         if let Some(failure) = &state.failure {
-            entry.receiver.lost();
+            lost(entry);
             return Err(Error::connection(failure.clone()));
         }
-        state.slots.push_back(entry);
+        state.slots.extend(entry);
         if let Err(error) = state.write(data) {
             let wakers = self.fail(&mut state, &error);
             drop(state);
@@ -280,7 +352,14 @@ impl<D: Decoder> Link<D> {
         let Some(mut state) = state.try_lock() else { return };
         let mut wakers = Vec::new();
         self.turn(&mut state, &mut wakers);
-        if state.slots.front().is_some_and(|entry| entry.deadline <= Instant::now()) {
+        if state.failure.is_none()
+            && let Err(error) = state.idle()
+        {
+            wakers.append(&mut self.fail(&mut state, &error));
+        }
+        let now = Instant::now();
+        let mut first = state.slots.iter().enumerate().filter(|(at, e)| *at == 0 || e.lane != 0);
+        if first.any(|(_, entry)| entry.deadline <= now) {
             wakers.append(&mut self.fail(&mut state, &"a reply is late"));
         }
         drop(state);
@@ -333,11 +412,12 @@ impl<D: Decoder> Link<D> {
     /// Marks the link dead; the wakers of everybody who waits.
     fn fail(&self, state: &mut State<D>, cause: &dyn fmt::Display) -> Vec<Waker> {
         let mut wakers = std::mem::take(&mut state.attendants);
+        // Known here before the peer can know.
+        self.dead.store(true, Ordering::Release);
         if state.failure.is_none() {
             state.failure = Some(error_of(self, cause).to_string());
             state.stream.shut_down();
         }
-        self.dead.store(true, Ordering::Release);
         for entry in state.slots.drain(..) {
             wakers.extend(entry.receiver.lost());
         }
@@ -372,7 +452,10 @@ impl<D: Decoder> State<D> {
             while !left.is_empty() {
                 match self.stream.send(left)? {
                     0 => break,
-                    sent => left = &left[sent..],
+                    sent => {
+                        left = &left[sent..];
+                        self.moved.sent += sent as u64;
+                    }
                 }
             }
         }
@@ -385,6 +468,7 @@ impl<D: Decoder> State<D> {
         while !self.has_left() {
             let sent = self.stream.send(&self.output).map_err(lost)?;
             self.output.advance(sent);
+            self.moved.sent += sent as u64;
             if sent == 0 {
                 break;
             }
@@ -394,13 +478,14 @@ impl<D: Decoder> State<D> {
             let before = self.input.len();
             let received = self.stream.receive(&mut self.input).map_err(lost)?;
             read += self.input.len() - before;
+            self.moved.received += (self.input.len() - before) as u64;
             if matches!(received, Received::More | Received::Last) {
                 self.heard = Instant::now();
-                while let Some(event) = self.decoder.decode(&mut self.input)? {
-                    if let Some(reply) = self.traffic.route(event) {
-                        self.complete(reply, wakers)?;
-                    }
-                }
+                let decoded = self.decode(wakers);
+                let mut out = Vec::new();
+                let after = self.traffic.after(&mut out);
+                self.write(&out).map_err(lost)?;
+                decoded.and(after)?;
             }
             match received {
                 Received::End => return Err(Error::connection("the peer has closed it")),
@@ -410,11 +495,55 @@ impl<D: Decoder> State<D> {
         }
     }
 
-    /// Gives a reply to the oldest request.
-    fn complete(&mut self, reply: D::Event, wakers: &mut Vec<Waker>) -> Result<()> {
-        let Some(entry) = self.slots.front_mut() else {
+    /// Takes events off the input while there are whole ones.
+    fn decode(&mut self, wakers: &mut Vec<Waker>) -> Result<()> {
+        while let Some(event) = self.decoder.decode(&mut self.input)? {
+            let Some(reply) = self.traffic.route(event) else { continue };
+            let lane = self.traffic.lane(&reply);
+            if self.traffic.ends_lane(&reply) {
+                self.end_lane(lane, reply, wakers);
+            } else {
+                self.complete(lane, reply, wakers)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<()> {
+        let mut out = Vec::new();
+        let idle = self.traffic.idle(self.moved, &mut out);
+        let written = self.write(&out).map_err(|error| Error::connection(error.to_string()));
+        idle.and(written)
+    }
+
+    /// Ends all requests of a lane; the oldest one gets the reply.
+    fn end_lane(&mut self, lane: u32, reply: D::Event, wakers: &mut Vec<Waker>) {
+        let (ended, others) =
+            self.slots.drain(..).partition::<VecDeque<_>, _>(|entry| entry.lane == lane);
+        self.slots = others;
+        let mut reply = Some(reply);
+        for entry in ended {
+            match entry.receiver {
+                Receiver::Waiting(slot) => {
+                    let mut slot = slot.lock();
+                    slot.replies.extend(reply.take());
+                    slot.done = true;
+                    wakers.extend(slot.waker.take());
+                }
+                Receiver::Told(mut replies, told) => {
+                    replies.extend(reply.take());
+                    told(Some(replies));
+                }
+            }
+        }
+    }
+
+    /// Gives a reply to the oldest request of its lane.
+    fn complete(&mut self, lane: u32, reply: D::Event, wakers: &mut Vec<Waker>) -> Result<()> {
+        let Some(at) = self.slots.iter().position(|entry| entry.lane == lane) else {
             return Err(Error::decode("a reply came that nothing asked for"));
         };
+        let entry = &mut self.slots[at];
         let last = match &mut entry.expect {
             Expect::Count(left) => {
                 *left = left.saturating_sub(1);
@@ -436,8 +565,7 @@ impl<D: Decoder> State<D> {
         if !last {
             return Ok(());
         }
-        if let Some(Entry { receiver: Receiver::Told(replies, told), .. }) = self.slots.pop_front()
-        {
+        if let Some(Entry { receiver: Receiver::Told(replies, told), .. }) = self.slots.remove(at) {
             told(Some(replies));
         }
         Ok(())

@@ -200,3 +200,85 @@ fn a_pulse_tells_silence_from_life() {
     drop(theirs);
     assert!(link.pulse().is_none());
 }
+
+/// Lanes are what stands before a colon; `!` ends one, `?` is answered at once, `$` ends the link.
+#[derive(Default)]
+struct Lanes {
+    answers: Vec<u8>,
+    over: bool,
+}
+
+impl Traffic<String> for Lanes {
+    fn route(&mut self, event: String) -> Option<String> {
+        match event.as_str() {
+            "?" => self.answers.extend_from_slice(b"answer\n"),
+            "$" => self.over = true,
+            _ => return Some(event),
+        }
+        None
+    }
+
+    fn lane(&self, reply: &String) -> u32 {
+        reply.split(':').next().and_then(|lane| lane.parse().ok()).unwrap_or(0)
+    }
+
+    fn ends_lane(&self, reply: &String) -> bool {
+        reply.ends_with('!')
+    }
+
+    fn after(&mut self, out: &mut Vec<u8>) -> Result<()> {
+        out.append(&mut self.answers);
+        if self.over { Err(Error::connection("it is over")) } else { Ok(()) }
+    }
+
+    fn idle(&mut self, moved: Moved, out: &mut Vec<u8>) -> Result<()> {
+        out.extend_from_slice(format!("{} {}\n", moved.sent, moved.received).as_bytes());
+        Ok(())
+    }
+}
+
+fn lanes() -> (Arc<Link<Lines>>, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let stream = Stream::new(ForkFd::new(ours.into_raw_fd()));
+    (Link::new(stream, "peer:1", Lines, Lanes::default()), theirs)
+}
+
+#[test]
+fn lanes_are_answered_each_in_its_order() {
+    let (link, mut theirs) = lanes();
+    let ask = |lane| link.request_on(lane, b"x\n", Expect::Count(1), PATIENCE);
+    let (one, two, one_again) = (ask(1), ask(2), ask(1));
+    let (three, three_again) = (ask(3), ask(3));
+    theirs.write_all(b"2:b\n1:a\n3:gone!\n1:c\n").unwrap();
+    assert_eq!(run(one_again).unwrap(), ["1:c"]);
+    assert_eq!(run(one).unwrap(), ["1:a"]);
+    assert_eq!(run(two).unwrap(), ["2:b"]);
+    assert_eq!(run(three).unwrap(), ["3:gone!"]);
+    assert!(run(three_again).unwrap().is_empty(), "its lane has ended");
+    theirs.write_all(b"4:nobody waits!\n").unwrap();
+    let last = link.request(b"y\n", Expect::Count(1), PATIENCE);
+    theirs.write_all(b"still alive\n").unwrap();
+    assert_eq!(run(last).unwrap(), ["still alive"]);
+}
+
+#[test]
+fn a_protocol_may_answer_and_end_the_link() {
+    let (link, mut theirs) = lanes();
+    theirs.write_all(b"?\n").unwrap();
+    link.tend();
+    let mut room = [0u8; 64];
+    let got = theirs.read(&mut room).unwrap();
+    // What `idle` says comes behind; it has seen what was moved before.
+    assert_eq!(&room[..got], b"answer\n7 2\n".as_slice());
+    link.post(b"posted\n").unwrap();
+    run(link.flush(Instant::now() + PATIENCE)).unwrap();
+    let waiting = link.request(b"z\n", Expect::Count(1), PATIENCE);
+    theirs.write_all(b"?\n$\n").unwrap();
+    let error = run(waiting).unwrap_err();
+    assert!(error.to_string().contains("it is over"), "{error}");
+    assert!(link.post(b"more\n").is_err());
+    let mut rest = Vec::new();
+    theirs.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"posted\nz\nanswer\n");
+}

@@ -45,6 +45,8 @@ pub struct TlsOptions {
     pub only_1_3: bool,
     /// The cipher suites of TLS 1.2 that may be used, by OpenSSL's names; `None` for all.
     pub ciphers: Option<Vec<String>>,
+    /// The name that the server's certificate must have; `None` for the host that was connected to.
+    pub server_name: Option<String>,
 }
 
 /// OpenSSL's names of the suites of TLS 1.2.
@@ -87,6 +89,7 @@ impl TlsOptions {
 #[derive(Debug, Clone)]
 pub struct Tls {
     config: Arc<ClientConfig>,
+    server_name: Option<String>,
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -143,14 +146,15 @@ impl Tls {
                 return Err(Error::invalid("ssl_keyfile is given without ssl_certfile"));
             }
         };
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self { config: Arc::new(config), server_name: options.server_name.clone() })
     }
 
-    /// A session with `host`, whose handshake has not begun.
+    /// A session with `host`, or with the name that the options say, whose handshake has not begun.
     ///
     /// # Errors
     /// `Invalid` when `host` cannot be the name of a TLS server.
     pub fn session(&self, host: &str) -> Result<ClientConnection> {
+        let host = self.server_name.as_deref().unwrap_or(host);
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| Error::invalid(format!("'{host}' cannot be the name of a TLS server")))?;
         ClientConnection::new(self.config.clone(), name)

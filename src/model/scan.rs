@@ -303,6 +303,32 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Takes an array: `visit` is called with the scanner at each element, which it has to take.
+    ///
+    /// # Errors
+    /// The text there is not a JSON array, or what `visit` returns.
+    pub fn array<E: From<ScanError>>(
+        &mut self,
+        mut visit: impl FnMut(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.expect(b'[', "expected an array")?;
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            visit(self)?;
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Ok(self.fail("expected a comma or the end of the array")?),
+            }
+        }
+    }
+
     /// Takes the value of the member `name` and returns both.
     ///
     /// # Errors
@@ -464,6 +490,23 @@ mod tests {
         let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
         assert!(scan(&deep).is_ok());
         assert!(scan(&deep[..1_500_000]).is_err());
+    }
+
+    #[test]
+    fn arrays_are_visited() {
+        let visit = |text: &'static str| {
+            let mut scanner = Scanner::new(text.as_bytes());
+            let mut values = Vec::new();
+            scanner.array::<ScanError>(|scanner| {
+                values.push(scanner.value()?);
+                Ok(())
+            })?;
+            scanner.end()?;
+            Ok::<_, ScanError>(values)
+        };
+        assert_eq!(visit(" [ ] "), Ok(vec![]));
+        assert_eq!(visit(r#"[1, [2], {"a":3}]"#), Ok(vec![&b"1"[..], b"[2]", br#"{"a":3}"#]));
+        assert!(visit("[1,]").is_err() && visit("[1 2]").is_err() && visit("{}").is_err());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use crate::error::Result;
 use bytes::BytesMut;
 
+#[cfg(feature = "amqp")]
+pub mod amqp;
 pub mod resp;
 
 /// Turns bytes from the peer into events. Keeps no descriptor, never waits.

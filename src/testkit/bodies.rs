@@ -56,8 +56,10 @@ pub async fn a_large_body_comes_back(broker: &Broker) -> Result<()> {
 /// Content type, headers and properties.
 pub async fn headers_and_properties_come_back(broker: &Broker) -> Result<()> {
     let queue = broker.name("headers");
-    let headers = r#"{"task": "a.b", "n": [1, -2.5, null, true, 12345678901234567890],
+    let headers = r#"{"task": "a.b", "n": [1, -2.5, null, true, LARGE],
         "ключ": "\u00fc \ud83d\udc07 \" \\ \n", "deep": {"er": {"": []}}}"#;
+    let large = if broker.is_amqp() { "-1234567890123456789" } else { "12345678901234567890" };
+    let headers = headers.replace("LARGE", large);
     let properties = r#"{"correlation_id": "1-2", "reply_to": "ü", "delivery_mode": 2}"#;
     let mut full = message(&queue, "x");
     full.content_type = Some("application/x-ö".into());
@@ -78,7 +80,9 @@ pub async fn headers_and_properties_come_back(broker: &Broker) -> Result<()> {
         assert_eq!(back.properties.priority, sent.properties.priority);
         assert_eq!(back.properties.expiration, sent.properties.expiration);
         assert_eq!(back.properties.routing_key, sent.properties.routing_key);
-        assert_eq!(back.properties.delivery_tag, sent.properties.delivery_tag);
+        if !broker.is_amqp() {
+            assert_eq!(back.properties.delivery_tag, sent.properties.delivery_tag);
+        }
         assert!(!back.redelivered);
     }
     Ok(())

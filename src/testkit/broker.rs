@@ -4,7 +4,7 @@ use super::LIMIT;
 use crate::error::{Error, Result};
 use crate::io::task;
 use crate::model::{Delivery, Exchange, ExchangeKind, Json, Message, Name, Queue};
-use crate::transport::{Capability, Channel, Connection, ConsumeOptions, Event};
+use crate::transport::{Capability, Channel, Connection, ConsumeOptions, Event, Rules};
 use crate::virt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,9 +41,29 @@ impl Broker {
         Ok(Self::new(connect, capability))
     }
 
+    /// A broker that speaks AMQP itself, by connections that `connect` makes.
+    pub fn speaking_amqp(connect: Connect) -> Self {
+        let capability = Capability {
+            fanout: true,
+            notify: true,
+            durable: true,
+            shared_bindings: true,
+            batch: true,
+            ordered: true,
+            rules: Rules::Amqp,
+            ..Capability::default()
+        };
+        Self::new(connect, capability)
+    }
+
     /// What it can do.
     pub fn capability(&self) -> Capability {
         self.capability
+    }
+
+    /// Whether AMQP's rules hold, not those of Kombu's virtual transports.
+    pub(super) fn is_amqp(&self) -> bool {
+        self.capability.rules == Rules::Amqp
     }
 
     /// A name that no other case uses.
@@ -107,6 +127,26 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// The same connection with a channel that is open: an error may have closed this one.
+    pub(super) async fn after_error(self) -> Result<Self> {
+        if self.channel.is_open() {
+            return Ok(self);
+        }
+        let channel = self.connection.open_channel().await?;
+        Ok(Self { channel, ..self })
+    }
+
+    /// Waits until a broker that sends by itself has sent so much to consumers that this is left.
+    pub(super) async fn wait_for_size(&self, queue: &Name, left: u64) -> Result<()> {
+        let end = Instant::now() + LIMIT;
+        while self.size(queue).await? != left {
+            assert!(Instant::now() < end, "'{queue}' does not come down to {left} messages");
+            task::sleep(Duration::from_millis(5)).await;
+        }
+        // What was sent before this answer is here.
+        self.size(queue).await.map(drop)
+    }
+
     /// Declares a plain queue.
     pub(super) async fn declare(&self, queue: &Name) -> Result<()> {
         let queue = Queue { name: queue.clone(), durable: true, ..Queue::default() };

@@ -52,7 +52,7 @@ pub async fn a_name_is_made_up_when_there_is_none(broker: &Broker) -> Result<()>
     let two = peer.channel.queue_declare(&Queue::default(), false).await?.queue;
     assert!(!one.is_empty() && one != two, "{one:?} {two:?}");
     peer.send(&one, ["x"]).await?;
-    assert_eq!(peer.size(&one).await?, 1);
+    assert_eq!(peer.empty(&one).await?, [("x".to_owned(), false)]);
     for queue in [one, two] {
         peer.channel.queue_delete(&queue, false, false).await?;
     }
@@ -62,15 +62,24 @@ pub async fn a_name_is_made_up_when_there_is_none(broker: &Broker) -> Result<()>
 /// Passive declaration does not make a queue; the error has AMQP's code and the queue's name.
 pub async fn an_unknown_queue_is_not_found(broker: &Broker) -> Result<()> {
     let name = broker.name("unknown");
-    let peer = broker.open().await?;
+    let mut peer = broker.open().await?;
     let queue = Queue { name: name.clone(), ..Queue::default() };
     for _ in 0..2 {
         let error = peer.channel.queue_declare(&queue, true).await.expect_err("not there");
         assert_eq!((error.kind(), error.code()), (ErrorKind::NotFound, 404));
         assert!(error.to_string().contains(&*name), "{error}");
+        peer = peer.after_error().await?;
     }
-    assert_eq!(peer.channel.get(&name, false).await?, None);
-    assert_eq!(peer.channel.queue_purge(&name).await?, 0);
+    if broker.is_amqp() {
+        let error = peer.channel.get(&name, false).await.expect_err("not there");
+        assert_eq!((error.kind(), error.code()), (ErrorKind::NotFound, 404));
+        peer = peer.after_error().await?;
+        let error = peer.channel.queue_purge(&name).await.expect_err("not there");
+        assert_eq!((error.kind(), error.code()), (ErrorKind::NotFound, 404));
+    } else {
+        assert_eq!(peer.channel.get(&name, false).await?, None);
+        assert_eq!(peer.channel.queue_purge(&name).await?, 0);
+    }
     peer.close().await
 }
 
@@ -93,18 +102,26 @@ pub async fn purging_counts(broker: &Broker) -> Result<()> {
 pub async fn deleting_is_refused_while_in_use(broker: &Broker) -> Result<()> {
     let name = broker.name("delete");
     let queue = Queue { name: name.clone(), ..Queue::default() };
-    let peer = broker.open_with(&name).await?;
+    let mut peer = broker.open_with(&name).await?;
     peer.send(&name, 0..2).await?;
     let error = peer.channel.queue_delete(&name, false, true).await.expect_err("not empty");
     assert_eq!((error.kind(), error.code()), (ErrorKind::Channel, 406));
+    peer = peer.after_error().await?;
     peer.consume(&name).await?;
     let error = peer.channel.queue_delete(&name, true, false).await.expect_err("in use");
     assert_eq!((error.kind(), error.code()), (ErrorKind::Channel, 406));
+    peer = peer.after_error().await?;
     peer.channel.cancel(&name).await?;
+    if broker.is_amqp() {
+        peer.wait_for_size(&name, 2).await?;
+    }
     assert_eq!(peer.channel.queue_delete(&name, true, false).await?, 2);
-    assert_eq!(peer.channel.get(&name, false).await?, None);
+    if !broker.is_amqp() {
+        assert_eq!(peer.channel.get(&name, false).await?, None);
+    }
     let error = peer.channel.queue_declare(&queue, true).await.expect_err("it was deleted");
     assert_eq!(error.kind(), ErrorKind::NotFound);
+    peer = peer.after_error().await?;
     peer.channel.queue_delete(&name, false, false).await?;
     peer.close().await
 }

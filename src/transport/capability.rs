@@ -23,6 +23,22 @@ pub struct Capability {
     pub settles_later: bool,
     /// Which of a channel's queues come first, among messages of one priority.
     pub queue_order: QueueOrder,
+    /// Whose rules hold where the two differ.
+    pub rules: Rules,
+}
+
+/// Whose rules hold where Kombu's virtual transports and a broker that speaks AMQP differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rules {
+    /// Kombu's: an error leaves the channel open, unknown queues are empty ones, what was fetched ahead
+    /// goes back unmarked, a message that is rejected and requeued goes behind the others, where a
+    /// message would go can be looked up.
+    #[default]
+    Virtual,
+    /// AMQP 0-9-1's and RabbitMQ's: an error closes its channel, unknown queues are not found, whatever
+    /// was delivered goes back to its place marked as redelivered, messages have no tag of their
+    /// publisher's, integers in headers have 64 bits.
+    Amqp,
 }
 
 /// In which order the queues that a channel consumes are asked (Kombu's `queue_order_strategy`).

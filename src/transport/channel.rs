@@ -1,5 +1,6 @@
 //! AMQP's words: what the client layer talks to, whatever the broker.
 
+use super::Amqp;
 use crate::error::Result;
 use crate::model::{Delivery, Exchange, Json, Message, Name, Queue};
 use async_trait::async_trait;
@@ -184,4 +185,9 @@ pub trait Channel: Debug + Send + Sync + 'static {
 
     /// Closes it: consumers are cancelled, unsettled messages go back if `restore`. Idempotent.
     async fn close(&self, restore: bool) -> Result<()>;
+
+    /// What only a broker that speaks AMQP can do; `None` on virtual channels.
+    fn amqp(&self) -> Option<&dyn Amqp> {
+        None
+    }
 }

@@ -1,5 +1,6 @@
 //! What a broker must offer, and the table of URL schemes.
 
+mod amqp;
 mod capability;
 mod channel;
 mod counters;
@@ -9,7 +10,8 @@ pub mod schemes;
 mod store;
 mod url;
 
-pub use capability::{Capability, QueueOrder};
+pub use amqp::{Amqp, ExchangeDeclaration, PublishOptions, Returned, Transaction};
+pub use capability::{Capability, QueueOrder, Rules};
 pub use channel::{Channel, Connection, ConsumeOptions, Declared, Event};
 pub use counters::{Counter, Counters, Held, Stopwatch};
 pub use exchanges::Exchanges;

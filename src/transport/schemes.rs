@@ -1,6 +1,6 @@
 //! The table of URL schemes: one line for each transport, open to registration at run time.
 
-use super::{Store, Url};
+use super::{Connection, Store, Url};
 use crate::error::{Error, Result};
 use crate::io::lock::Mutex;
 use std::sync::{Arc, LazyLock};
@@ -10,6 +10,9 @@ pub type Options = serde_json::Map<String, serde_json::Value>;
 
 /// Makes a store for one connection. Does no I/O: [`Store::connect`] does. Checks the options.
 pub type Open = fn(url: &Url, options: &Options) -> Result<Arc<dyn Store>>;
+
+/// Makes a connection of a transport that speaks AMQP itself. Does no I/O. Checks the options.
+pub type Connect = fn(url: &Url, options: &Options) -> Result<Arc<dyn Connection>>;
 
 /// One transport's line in the table.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +24,16 @@ pub struct Scheme {
     pub feature: Option<&'static str>,
     /// The port when the URL names none; `None` when it has no port.
     pub default_port: Option<u16>,
-    /// Opens it; `None` when its feature is off.
+    /// Opens it; `None` when its feature is off, or it is no store.
     pub open: Option<Open>,
+    /// Connects it, when it is no store but speaks AMQP itself.
+    pub connect: Option<Connect>,
+}
+
+impl Scheme {
+    fn is_there(&self) -> bool {
+        self.open.is_some() || self.connect.is_some()
+    }
 }
 
 /// The transports of this crate.
@@ -33,6 +44,17 @@ fn built_in() -> Vec<Scheme> {
             feature: None,
             default_port: None,
             open: Some(|_, options| crate::transports::memory::open(options)),
+            connect: None,
+        },
+        Scheme {
+            names: &["amqp", "amqps", "pyamqp", "librabbitmq"],
+            feature: Some("amqp"),
+            default_port: Some(5672),
+            open: None,
+            #[cfg(feature = "amqp")]
+            connect: Some(crate::transports::amqp::open),
+            #[cfg(not(feature = "amqp"))]
+            connect: None,
         },
         Scheme {
             names: &["redis", "rediss", "sentinel", "rediscluster", "redisclusters"],
@@ -42,6 +64,7 @@ fn built_in() -> Vec<Scheme> {
             open: Some(crate::transports::redis::open),
             #[cfg(not(feature = "redis"))]
             open: None,
+            connect: None,
         },
         Scheme {
             names: &["sqla", "sqlalchemy"],
@@ -51,6 +74,7 @@ fn built_in() -> Vec<Scheme> {
             open: Some(crate::transports::sql::open),
             #[cfg(not(feature = "sqlite"))]
             open: None,
+            connect: None,
         },
     ]
 }
@@ -78,6 +102,23 @@ pub fn open(url: &Url, options: &Options) -> Result<Arc<dyn Store>> {
     let scheme = find(&url.transport)?;
     match scheme.open {
         Some(open) => open(url, options),
+        None if scheme.connect.is_some() => Err(Error::invalid(format!(
+            "the transport `{}` is no store: it speaks AMQP itself",
+            url.transport
+        ))),
+        None => Err(not_compiled(&url.transport, &scheme)),
+    }
+}
+
+/// Makes a connection of a transport that speaks AMQP itself; `None` when it is a store.
+///
+/// # Errors
+/// As [`open`].
+pub fn connect(url: &Url, options: &Options) -> Result<Option<Arc<dyn Connection>>> {
+    let scheme = find(&url.transport)?;
+    match scheme.connect {
+        Some(connect) => connect(url, options).map(Some),
+        None if scheme.is_there() => Ok(None),
         None => Err(not_compiled(&url.transport, &scheme)),
     }
 }
@@ -89,7 +130,7 @@ pub fn names() -> Vec<&'static str> {
 
 fn available(table: &[Scheme]) -> Vec<&'static str> {
     let mut names: Vec<_> =
-        table.iter().filter(|s| s.open.is_some()).flat_map(|s| s.names).copied().collect();
+        table.iter().filter(|s| s.is_there()).flat_map(|s| s.names).copied().collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -155,7 +196,13 @@ mod tests {
     }
 
     fn table() -> Vec<Scheme> {
-        let scheme = |names, open| Scheme { names, feature: Some("f"), default_port: None, open };
+        let scheme = |names, open| Scheme {
+            names,
+            feature: Some("f"),
+            default_port: None,
+            open,
+            connect: None,
+        };
         vec![
             scheme(&["redis", "rediss"], Some(refuse as Open)),
             scheme(&["sqla+sqlite"], Some(refuse as Open)),
@@ -195,6 +242,7 @@ mod tests {
             feature: None,
             default_port: Some(1),
             open: Some(refuse),
+            connect: None,
         });
         let url = Url::parse("schemes-test://h").unwrap();
         assert_eq!(open(&url, &Options::new()).unwrap_err().to_string(), "opened");

@@ -1,19 +1,25 @@
 """Runs a command with servers beside it: ``python -m servers.serve redis -- COMMAND...``.
 
-The command finds their URLs in its environment: ``KOMBU_RS_TEST_REDIS``, a plain Redis server, and
-``KOMBU_RS_TEST_REDIS_OTHERS``, other versions and servers that refuse something: ``name=url`` each;
-``KOMBU_RS_TEST_REDIS_BARE`` is the one of them that refuses most; ``KOMBU_RS_TEST_REDISCLUSTER``, a
-Redis Cluster.
+The command finds their URLs in its environment. For Redis: ``KOMBU_RS_TEST_REDIS``, a plain server,
+and ``KOMBU_RS_TEST_REDIS_OTHERS``, other versions and servers that refuse something: ``name=url``
+each; ``KOMBU_RS_TEST_REDIS_BARE`` is the one of them that refuses most;
+``KOMBU_RS_TEST_REDISCLUSTER``, a Redis Cluster. For RabbitMQ: ``KOMBU_RS_TEST_RABBITMQ``;
+``..._TLS``, with TLS; ``..._CA``, the authority of its certificate; and ``..._API``, host and port of
+its management API.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
 
 from .builds import BUILDS, SYSTEM
+from .certificates import Authority
+from .process import temporary_folder
+from .rabbitmq import RabbitMQServer
 from .redis import RedisServer
 from .redis_cluster import RedisCluster
 from .refusals import refusing
@@ -44,7 +50,21 @@ def rediscluster(stack: ExitStack) -> dict[str, str]:
     return {"KOMBU_RS_TEST_REDISCLUSTER": stack.enter_context(RedisCluster()).url()}
 
 
-SERVERS = {"redis": redis, "rediscluster": rediscluster}
+def rabbitmq(stack: ExitStack) -> dict[str, str]:
+    """Starts RabbitMQ until `stack` ends; the variables that name it."""
+    folder = temporary_folder("authority")
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    authority = Authority(folder)
+    server = stack.enter_context(RabbitMQServer(tls=authority))
+    return {
+        "KOMBU_RS_TEST_RABBITMQ": server.url(),
+        "KOMBU_RS_TEST_RABBITMQ_TLS": server.url(tls=True),
+        "KOMBU_RS_TEST_RABBITMQ_CA": str(authority.ca),
+        "KOMBU_RS_TEST_RABBITMQ_API": f"127.0.0.1:{server.management_port}",
+    }
+
+
+SERVERS = {"redis": redis, "rediscluster": rediscluster, "rabbitmq": rabbitmq}
 
 
 def main(arguments: list[str]) -> int:

@@ -119,6 +119,7 @@ fn tls() {
         keyfile: Some("k.pem".into()),
         only_1_3: true,
         ciphers: Some(vec!["A".into(), "B".into()]),
+        server_name: None,
     };
     assert_eq!(tls, expected);
 }

@@ -10,7 +10,7 @@ use crate::model::{
     Binding, Claim, Delivery, Exchange, ExchangeKind, Message, Name, Queue, Release,
 };
 use crate::protocol::resp::{Command, Pipeline, Value};
-use crate::transport::{Capability, Counters, Exchanges, GetOptions, QueueRef, Store};
+use crate::transport::{Capability, Counters, Exchanges, GetOptions, QueueRef, Rules, Store};
 use async_trait::async_trait;
 use std::sync::Arc;
 
@@ -66,6 +66,7 @@ impl Store for RedisStore {
             ordered: true,
             settles_later: true,
             queue_order: self.config.queue_order,
+            rules: Rules::Virtual,
         }
     }
 

@@ -1,0 +1,95 @@
+//! What only a broker that speaks AMQP itself can do, beyond [`Channel`].
+
+use super::{Channel, ConsumeOptions};
+use crate::error::Result;
+use crate::model::{Json, Message, Name};
+use async_trait::async_trait;
+
+/// How to publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PublishOptions {
+    /// A message that reaches no queue comes back: with confirms it is the error of its publish,
+    /// without it is one of [`Amqp::returned`].
+    pub mandatory: bool,
+}
+
+/// A mandatory message that reached no queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Returned {
+    /// Reply code (312: no route).
+    pub code: u16,
+    /// Reply text.
+    pub text: String,
+    /// The message, with the exchange and the routing key that it was published to.
+    pub message: Message,
+}
+
+/// `exchange.declare` with everything that AMQP has for it: brokers have types of their own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExchangeDeclaration {
+    /// Its name.
+    pub name: Name,
+    /// Its type, such as `direct` or `x-delayed-message`.
+    pub kind: Name,
+    /// Only ask whether it is there.
+    pub passive: bool,
+    /// Survives a restart of the broker.
+    pub durable: bool,
+    /// Deleted with its last binding.
+    pub auto_delete: bool,
+    /// Takes messages of other exchanges only.
+    pub internal: bool,
+    /// Arguments, a JSON object.
+    pub arguments: Json,
+}
+
+/// See the module.
+#[async_trait]
+pub trait Amqp: Channel {
+    /// `basic.publish`. In confirm mode it returns when the broker has confirmed all messages.
+    async fn publish_with(&self, messages: Vec<Message>, options: PublishOptions) -> Result<()>;
+
+    /// A message that came back and is nobody's error.
+    fn returned(&self) -> Option<Returned>;
+
+    /// `confirm.select`: from now on publishes wait for the broker's answer.
+    async fn confirm_select(&self) -> Result<()>;
+
+    /// `exchange.declare`
+    async fn declare_exchange(&self, exchange: &ExchangeDeclaration) -> Result<()>;
+
+    /// `exchange.bind`: messages go from `source` to `destination`, too.
+    async fn exchange_bind(
+        &self,
+        destination: &Name,
+        source: &Name,
+        key: &Name,
+        arguments: &Json,
+    ) -> Result<()>;
+
+    /// `exchange.unbind`
+    async fn exchange_unbind(
+        &self,
+        destination: &Name,
+        source: &Name,
+        key: &Name,
+        arguments: &Json,
+    ) -> Result<()>;
+
+    /// `basic.consume`, exclusively if asked for: nobody else may consume from the queue.
+    async fn consume_with(&self, options: ConsumeOptions, exclusive: bool) -> Result<()>;
+
+    /// `tx.select`, `tx.commit` or `tx.rollback`.
+    async fn transaction(&self, step: Transaction) -> Result<()>;
+}
+
+/// The methods of AMQP's class `tx`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transaction {
+    /// From now on publishes and acknowledgements are part of transactions.
+    Select,
+    /// Does what was said since the last one.
+    Commit,
+    /// Forgets what was said since the last one.
+    Rollback,
+}

@@ -1,0 +1,188 @@
+//! What all channels of one link share.
+
+use super::error::Reason;
+use super::state::{ChannelState, End};
+use crate::error::{Error, Result};
+use crate::io::lock::Mutex;
+use crate::io::task::Notify;
+use crate::transport::Event;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Board {
+    channels: Mutex<Channels>,
+    /// Highest number of a channel.
+    pub(super) channel_max: AtomicU16,
+    /// Seconds between heartbeats, 0 for none.
+    pub(super) heartbeat: AtomicU64,
+    open: AtomicBool,
+    /// Why the broker has closed the connection.
+    pub(super) closed: Mutex<Option<Reason>>,
+    /// Why the broker takes no publishes.
+    blocked: Mutex<Option<String>>,
+    /// What nobody who waits for an answer was told: for who waits for messages.
+    incidents: Mutex<VecDeque<Error>>,
+    pub(super) news: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Channels {
+    by_number: BTreeMap<u16, Arc<ChannelState>>,
+    /// In fair rotation.
+    turn: VecDeque<u16>,
+    /// Numbers that were used and can be used again; the one that is free for longest first.
+    free: VecDeque<u16>,
+    last: u16,
+}
+
+impl Board {
+    pub(super) fn new(news: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self {
+            channels: Mutex::default(),
+            channel_max: AtomicU16::new(u16::MAX),
+            heartbeat: AtomicU64::new(0),
+            open: AtomicBool::new(false),
+            closed: Mutex::default(),
+            blocked: Mutex::default(),
+            incidents: Mutex::default(),
+            news,
+        })
+    }
+
+    /// The connection is open from now on.
+    pub(super) fn opened(&self) {
+        self.open.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// A new channel with a free number.
+    ///
+    /// # Errors
+    /// `Limit` when there is none.
+    pub(super) fn add(&self, id: u64) -> Result<Arc<ChannelState>> {
+        let mut channels = self.channels.lock();
+        let most = self.channel_max.load(Ordering::Relaxed);
+        // Used numbers last: what was on its way to a closed channel has arrived by then.
+        let number = if channels.last < most {
+            channels.last += 1;
+            channels.last
+        } else {
+            channels.free.pop_front().ok_or_else(|| {
+                Error::limit(format!(
+                    "the connection has {most} channels, as many as it may (channel_max)"
+                ))
+            })?
+        };
+        let state = Arc::new(ChannelState::new(id, number, self.news.clone()));
+        channels.by_number.insert(number, state.clone());
+        channels.turn.push_back(number);
+        Ok(state)
+    }
+
+    pub(super) fn channel(&self, number: u16) -> Option<Arc<ChannelState>> {
+        self.channels.lock().by_number.get(&number).cloned()
+    }
+
+    /// A channel has ended: its number is free.
+    pub(super) fn remove(&self, number: u16, how: End) {
+        let mut channels = self.channels.lock();
+        let Some(state) = channels.by_number.remove(&number) else { return };
+        channels.turn.retain(|known| *known != number);
+        channels.free.push_back(number);
+        drop(channels);
+        state.end(how);
+    }
+
+    /// The link is gone, and all channels with it.
+    pub(super) fn lose(&self) {
+        let channels = std::mem::take(&mut *self.channels.lock());
+        for state in channels.by_number.into_values() {
+            state.end(End::Lost);
+        }
+        self.news.notify();
+    }
+
+    /// The next event, channels in turn.
+    pub(super) fn take(&self) -> Option<(Arc<ChannelState>, Event)> {
+        let mut channels = self.channels.lock();
+        for _ in 0..channels.turn.len() {
+            let number = channels.turn.pop_front()?;
+            channels.turn.push_back(number);
+            let Some(state) = channels.by_number.get(&number) else { continue };
+            if let Some(event) = state.take() {
+                return Some((state.clone(), event));
+            }
+        }
+        None
+    }
+
+    /// All open channels.
+    pub(super) fn all(&self) -> Vec<Arc<ChannelState>> {
+        self.channels.lock().by_number.values().cloned().collect()
+    }
+
+    /// The broker has cancelled a consumer: its queue is gone, or has moved.
+    pub(super) fn cancelled(&self, number: u16, wire_tag: &str) {
+        let Some((tag, queue)) = self.channel(number).and_then(|state| state.cancelled(wire_tag))
+        else {
+            return;
+        };
+        self.tell(super::error::ours(Error::channel(format!(
+            "the broker has cancelled the consumer '{tag}': the queue '{queue}' was deleted or has moved"
+        ))));
+    }
+
+    /// Something that whoever waits for messages has to know.
+    pub(super) fn tell(&self, incident: Error) {
+        self.incidents.lock().push_back(incident);
+        self.news.notify();
+    }
+
+    pub(super) fn incident(&self) -> Option<Error> {
+        self.incidents.lock().pop_front()
+    }
+
+    /// `connection.blocked` (why) and `connection.unblocked`.
+    pub(super) fn block(&self, why: Option<String>) {
+        match &why {
+            Some(why) => {
+                tracing::warn!(target: "kombu.connection", "the broker blocks publishers: {why}")
+            }
+            None => tracing::info!(target: "kombu.connection", "the broker takes publishes again"),
+        }
+        *self.blocked.lock() = why;
+        self.news.notify();
+    }
+
+    pub(super) fn blocked(&self) -> Option<String> {
+        self.blocked.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_used_again_late_and_run_out() {
+        let board = Board::new(Arc::default());
+        board.channel_max.store(3, Ordering::Relaxed);
+        let numbers: Vec<u16> = (0..2).map(|id| board.add(id).unwrap().number).collect();
+        assert_eq!(numbers, [1, 2]);
+        board.remove(1, End::Closed);
+        assert_eq!(board.add(3).unwrap().number, 3);
+        assert_eq!(board.add(4).unwrap().number, 1);
+        let error = board.add(5).unwrap_err();
+        assert!(error.to_string().contains("channel_max"), "{error}");
+        let state = board.channel(2).unwrap();
+        board.lose();
+        assert_eq!(state.ended(), Some(End::Lost));
+        assert!(board.channel(2).is_none());
+    }
+}

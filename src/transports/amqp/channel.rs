@@ -1,0 +1,565 @@
+//! A channel: AMQP's methods, each with the name of what it is about in its errors.
+
+use super::connection::Core;
+use super::consumers::{Consumer, find};
+use super::error::ours;
+use super::getting::Waiting;
+use super::publish;
+use super::session::Session;
+use super::state::{ChannelState, End};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::generation::PerProcess;
+use crate::model::{Delivery, Exchange, ExchangeKind, Json, Message, Name, Queue};
+use crate::protocol::amqp::encode::{self, Settle, arguments, name};
+use crate::protocol::amqp::{AMQPClass, Event, Head, basic, channel, confirm, exchange, queue, tx};
+use crate::transport::{
+    self, Amqp, ConsumeOptions, Declared, ExchangeDeclaration, PublishOptions, Returned,
+    Transaction,
+};
+use async_trait::async_trait;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// AMQP 0-9-1 section 1.6: `not-allowed`.
+const NOT_ALLOWED: u16 = 530;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A [`transport::Channel`] of a broker that speaks AMQP. When the broker or the link ends it, it stays
+/// so; a forked child's handle of it opens a channel of the child's own.
+#[derive(Debug)]
+pub(super) struct Channel {
+    id: u64,
+    core: Arc<Core>,
+    open: PerProcess<Open>,
+    closed: AtomicBool,
+    /// `confirm.select` was said: a child says it again.
+    confirming: AtomicBool,
+}
+
+#[derive(Debug, Clone)]
+struct Open {
+    session: Arc<Session>,
+    state: Arc<ChannelState>,
+}
+
+impl Open {
+    /// Calls a method.
+    async fn call(&self, what: &str, method: AMQPClass) -> Result<Event> {
+        self.session.call(&self.state, what, method).await
+    }
+
+    async fn confirm_select(&self) -> Result<()> {
+        let select = confirm::AMQPMethod::Select(confirm::Select { nowait: false });
+        self.call("confirm.select", AMQPClass::Confirm(select)).await?;
+        self.state.inner.lock().confirming = true;
+        Ok(())
+    }
+}
+
+fn unexpected(what: &str, event: &Event) -> Error {
+    ours(Error::decode(format!("{what} was answered by something else: {event:?}")))
+}
+
+fn kind_name(kind: ExchangeKind) -> &'static str {
+    match kind {
+        ExchangeKind::Direct => "direct",
+        ExchangeKind::Topic => "topic",
+        ExchangeKind::Fanout => "fanout",
+        ExchangeKind::Headers => "headers",
+    }
+}
+
+impl Channel {
+    pub(super) async fn open(core: Arc<Core>) -> Result<Self> {
+        let confirming = AtomicBool::new(core.here().config.confirm);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let closed = AtomicBool::new(false);
+        let channel = Self { id, core, open: PerProcess::new(), closed, confirming };
+        channel.here().await?;
+        Ok(channel)
+    }
+
+    /// The channel of this process. One that has ended is not opened again: its consumers and what it
+    /// has delivered are gone, and its user has to know.
+    async fn here(&self) -> Result<Open> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(ours(Error::closed("the channel is closed")));
+        }
+        if let Some(open) = self.open.get() {
+            if !open.session.is_alive() {
+                open.state.end(End::Lost);
+            }
+            return match open.state.ended() {
+                None => Ok(open.clone()),
+                // What closed it was told to who caused it.
+                Some(End::Refused(reason)) => Err(ours(
+                    Error::closed(format!("the channel was closed by the broker: {reason}"))
+                        .with_code(reason.code),
+                )),
+                Some(end) => Err(open.session.ended(&end, "the channel cannot be used")),
+            };
+        }
+        let session = self.core.here().session().await?;
+        let state = session.board.add(self.id)?;
+        let open = Open { session, state };
+        let method = AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}));
+        open.call("channel.open", method).await?;
+        if self.confirming.load(Ordering::Acquire) {
+            open.confirm_select().await?;
+        }
+        Ok(self.open.get_or(|| open).clone())
+    }
+
+    /// The channel, if it is open in this process.
+    fn opened(&self) -> Option<&Open> {
+        self.open.get().filter(|open| open.session.is_alive() && open.state.ended().is_none())
+    }
+
+    async fn call(&self, what: &str, method: AMQPClass) -> Result<Event> {
+        self.here().await?.call(what, method).await
+    }
+
+    /// Settles what the user has; what is unknown is dropped.
+    async fn settle(&self, tag: &str, multiple: bool, how: Settle) -> Result<()> {
+        let open = match self.here().await {
+            Ok(open) => open,
+            Err(error) => return self.stale(tag, error),
+        };
+        let settled = open.state.settle(tag, multiple);
+        if settled.tags.is_empty() {
+            tracing::debug!(target: "kombu.channel", tag, "{how:?} of an unknown delivery tag dropped");
+            return Ok(());
+        }
+        let frames = settled.encode(open.state.number, how);
+        match open.session.send(&frames).await {
+            Err(error) => self.stale(tag, error),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// What a lost link has delivered is the broker's again: there is nothing to settle, and nothing that
+    /// the caller could do.
+    fn stale(&self, tag: &str, error: Error) -> Result<()> {
+        let lost = self.open.get().is_some_and(|open| open.state.ended() == Some(End::Lost));
+        if !lost || error.kind() != ErrorKind::Connection {
+            return Err(error);
+        }
+        let logged = self
+            .open
+            .get()
+            .is_none_or(|open| std::mem::replace(&mut open.state.inner.lock().stale_logged, true));
+        if !logged {
+            tracing::warn!(
+                target: "kombu.channel",
+                tag,
+                "acknowledgements of what a lost connection delivered are dropped: the broker gives it \
+                 to a consumer again"
+            );
+        }
+        Ok(())
+    }
+
+    async fn bind_queue(
+        &self,
+        add: bool,
+        queue: &Name,
+        exchange: &Name,
+        key: &Name,
+        args: &Json,
+    ) -> Result<()> {
+        let what = match add {
+            true => format!("to bind the queue '{queue}' to the exchange '{exchange}'"),
+            false => format!("to unbind the queue '{queue}' from the exchange '{exchange}'"),
+        };
+        let (queue_name, routing_key) = (name("the name of a queue", queue)?, name("a key", key)?);
+        let exchange = name("the name of an exchange", exchange)?;
+        let arguments = arguments(args)?;
+        let method = match add {
+            true => queue::AMQPMethod::Bind(queue::Bind {
+                queue: queue_name,
+                exchange,
+                routing_key,
+                nowait: false,
+                arguments,
+            }),
+            false => queue::AMQPMethod::Unbind(queue::Unbind {
+                queue: queue_name,
+                exchange,
+                routing_key,
+                arguments,
+            }),
+        };
+        self.call(&what, AMQPClass::Queue(method)).await.map(drop)
+    }
+
+    async fn bind_exchange(
+        &self,
+        add: bool,
+        destination: &Name,
+        source: &Name,
+        key: &Name,
+        args: &Json,
+    ) -> Result<()> {
+        let what = match add {
+            true => format!("to bind the exchange '{destination}' to the exchange '{source}'"),
+            false => format!("to unbind the exchange '{destination}' from the exchange '{source}'"),
+        };
+        let destination = name("the name of an exchange", destination)?;
+        let source = name("the name of an exchange", source)?;
+        let (routing_key, arguments, nowait) = (name("a key", key)?, arguments(args)?, false);
+        let method = match add {
+            true => exchange::AMQPMethod::Bind(exchange::Bind {
+                destination,
+                source,
+                routing_key,
+                nowait,
+                arguments,
+            }),
+            false => exchange::AMQPMethod::Unbind(exchange::Unbind {
+                destination,
+                source,
+                routing_key,
+                nowait,
+                arguments,
+            }),
+        };
+        self.call(&what, AMQPClass::Exchange(method)).await.map(drop)
+    }
+}
+
+impl Drop for Channel {
+    /// Given up without being closed: the broker puts back what it has delivered.
+    fn drop(&mut self) {
+        if let Some(open) = self.opened() {
+            let mut frame = Vec::new();
+            if encode::method(open.state.number, goodbye(), &mut frame).is_ok() {
+                open.session.call_later(&open.state, &frame);
+            }
+        }
+    }
+}
+
+fn goodbye() -> AMQPClass {
+    AMQPClass::Channel(channel::AMQPMethod::Close(channel::Close {
+        reply_code: 200,
+        reply_text: Default::default(),
+        class_id: 0,
+        method_id: 0,
+    }))
+}
+
+#[async_trait]
+impl transport::Channel for Channel {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Acquire)
+            && (self.open.get().is_none() || self.opened().is_some())
+    }
+
+    async fn exchange_declare(&self, exchange: &Exchange, passive: bool) -> Result<()> {
+        self.declare_exchange(&ExchangeDeclaration {
+            name: exchange.name.clone(),
+            kind: kind_name(exchange.kind).into(),
+            passive,
+            durable: exchange.durable,
+            auto_delete: exchange.auto_delete,
+            internal: false,
+            arguments: exchange.arguments.clone(),
+        })
+        .await
+    }
+
+    async fn exchange_delete(&self, exchange: &Name, if_unused: bool) -> Result<()> {
+        let what = format!("the deletion of the exchange '{exchange}'");
+        let delete = exchange::AMQPMethod::Delete(exchange::Delete {
+            exchange: name("the name of an exchange", exchange)?,
+            if_unused,
+            nowait: false,
+        });
+        self.call(&what, AMQPClass::Exchange(delete)).await.map(drop)
+    }
+
+    async fn lookup(&self, exchange: &Name, _message: &Message) -> Result<Vec<Name>> {
+        Err(Error::unsupported(format!(
+            "AMQP does not tell where the exchange '{exchange}' would send a message"
+        )))
+    }
+
+    async fn queue_declare(&self, queue: &Queue, passive: bool) -> Result<Declared> {
+        let what = format!("the declaration of the queue '{}'", queue.name);
+        let declare = queue::AMQPMethod::Declare(queue::Declare {
+            queue: name("the name of a queue", &queue.name)?,
+            passive,
+            durable: queue.durable,
+            exclusive: queue.exclusive,
+            auto_delete: queue.auto_delete,
+            nowait: false,
+            arguments: arguments(&queue.options.arguments)?,
+        });
+        match self.call(&what, AMQPClass::Queue(declare)).await? {
+            Event::Method(_, AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))) => Ok(Declared {
+                queue: ok.queue.as_str().into(),
+                messages: u64::from(ok.message_count),
+                consumers: u64::from(ok.consumer_count),
+            }),
+            other => Err(unexpected(&what, &other)),
+        }
+    }
+
+    async fn queue_bind(
+        &self,
+        queue: &Name,
+        exchange: &Name,
+        key: &Name,
+        args: &Json,
+    ) -> Result<()> {
+        self.bind_queue(true, queue, exchange, key, args).await
+    }
+
+    async fn queue_unbind(
+        &self,
+        queue: &Name,
+        exchange: &Name,
+        key: &Name,
+        args: &Json,
+    ) -> Result<()> {
+        self.bind_queue(false, queue, exchange, key, args).await
+    }
+
+    async fn queue_purge(&self, queue: &Name) -> Result<u64> {
+        let what = format!("to purge the queue '{queue}'");
+        let queue = name("the name of a queue", queue)?;
+        let purge = queue::AMQPMethod::Purge(queue::Purge { queue, nowait: false });
+        match self.call(&what, AMQPClass::Queue(purge)).await? {
+            Event::Method(_, AMQPClass::Queue(queue::AMQPMethod::PurgeOk(ok))) => {
+                Ok(u64::from(ok.message_count))
+            }
+            other => Err(unexpected(&what, &other)),
+        }
+    }
+
+    async fn queue_delete(&self, queue: &Name, if_unused: bool, if_empty: bool) -> Result<u64> {
+        let what = format!("the deletion of the queue '{queue}'");
+        let queue = name("the name of a queue", queue)?;
+        let delete = queue::Delete { queue, if_unused, if_empty, nowait: false };
+        match self.call(&what, AMQPClass::Queue(queue::AMQPMethod::Delete(delete))).await? {
+            Event::Method(_, AMQPClass::Queue(queue::AMQPMethod::DeleteOk(ok))) => {
+                Ok(u64::from(ok.message_count))
+            }
+            other => Err(unexpected(&what, &other)),
+        }
+    }
+
+    async fn publish(&self, messages: Vec<Message>) -> Result<()> {
+        self.publish_with(messages, PublishOptions::default()).await
+    }
+
+    async fn consume(&self, options: ConsumeOptions) -> Result<()> {
+        self.consume_with(options, false).await
+    }
+
+    async fn cancel(&self, consumer_tag: &str) -> Result<()> {
+        let open = self.here().await?;
+        let Some(wire_tag) = open.state.end_consumer(consumer_tag) else { return Ok(()) };
+        let what = format!("to cancel the consumer '{consumer_tag}'");
+        let cancel = basic::AMQPMethod::Cancel(basic::Cancel {
+            consumer_tag: name("a consumer tag", &wire_tag)?,
+            nowait: false,
+        });
+        open.call(&what, AMQPClass::Basic(cancel)).await?;
+        let unseen = open.state.remove(consumer_tag);
+        open.session.send(&unseen.encode(open.state.number, Settle::Requeue)).await
+    }
+
+    async fn get(&self, queue: &Name, no_ack: bool) -> Result<Option<Delivery>> {
+        let open = self.here().await?;
+        let what = format!("to get a message from the queue '{queue}'");
+        let get = basic::Get { queue: name("the name of a queue", queue)?, no_ack };
+        let get = AMQPClass::Basic(basic::AMQPMethod::Get(get));
+        let (answer, waiting) = {
+            let _in_order = open.state.in_order.lock();
+            let asked = open.state.ask(no_ack);
+            let answer = open.session.ask(&open.state, &what, get);
+            let answer = answer.inspect_err(|_| open.state.unask())?;
+            (answer, Waiting::new(&open.session, &open.state, asked, no_ack))
+        };
+        let answer = answer.await?;
+        waiting.done();
+        match answer {
+            Event::Method(_, AMQPClass::Basic(basic::AMQPMethod::GetEmpty(_))) => Ok(None),
+            Event::Content(_, content) => match content.head {
+                Head::Got { tag, .. } => {
+                    Ok(Some(open.state.got(tag, queue, content.message, no_ack)))
+                }
+                _ => Err(Error::internal(format!("{what} was answered by another message"))),
+            },
+            other => Err(unexpected(&what, &other)),
+        }
+    }
+
+    async fn ack(&self, tag: &str, multiple: bool) -> Result<()> {
+        self.settle(tag, multiple, Settle::Ack).await
+    }
+
+    async fn reject(&self, tag: &str, requeue: bool) -> Result<()> {
+        self.settle(tag, false, if requeue { Settle::Requeue } else { Settle::Discard }).await
+    }
+
+    async fn recover(&self) -> Result<()> {
+        let open = self.here().await?;
+        open.state.recover();
+        let recover = basic::AMQPMethod::Recover(basic::Recover { requeue: true });
+        open.call("basic.recover", AMQPClass::Basic(recover)).await.map(drop)
+    }
+
+    /// The broker gives back by itself what nobody settles.
+    async fn reclaim(&self, _limit: Option<usize>) -> Result<usize> {
+        Ok(0)
+    }
+
+    async fn replay(&self, dead_letters: &Name, _limit: Option<usize>) -> Result<usize> {
+        Err(Error::unsupported(format!(
+            "dead letters of an AMQP broker are messages of a queue like any other: consume              '{dead_letters}' and publish them again"
+        )))
+    }
+
+    /// The broker drops the bindings of queues that expire.
+    async fn sweep(&self, _limit: usize) -> Result<usize> {
+        Ok(0)
+    }
+
+    async fn qos(&self, prefetch_count: u32) -> Result<()> {
+        let open = self.here().await?;
+        open.state.inner.lock().limit = prefetch_count;
+        open.session.fit_windows(&open.state);
+        open.session.board.news.notify();
+        Ok(())
+    }
+
+    async fn flow(&self, active: bool) -> Result<()> {
+        let open = self.here().await?;
+        open.state.inner.lock().paused = !active;
+        open.session.board.news.notify();
+        Ok(())
+    }
+
+    fn unsettled(&self) -> Vec<Name> {
+        self.open.get().map(|open| open.state.unsettled()).unwrap_or_default()
+    }
+
+    fn credit(&self) -> (usize, u32) {
+        self.open.get().map(|open| open.state.credit()).unwrap_or_default()
+    }
+
+    async fn close(&self, _restore: bool) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let Some(open) = self.opened() else { return Ok(()) };
+        match open.call("channel.close", goodbye()).await {
+            // Both said it at the same time, or the link went meanwhile: it is closed.
+            Err(error) if error.kind() != ErrorKind::Internal => Ok(()),
+            closed => closed.map(drop),
+        }
+    }
+
+    fn amqp(&self) -> Option<&dyn Amqp> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Amqp for Channel {
+    async fn publish_with(&self, messages: Vec<Message>, options: PublishOptions) -> Result<()> {
+        let open = self.here().await?;
+        publish::publish(&open.session, &open.state, &messages, options).await
+    }
+
+    fn returned(&self) -> Option<Returned> {
+        self.open.get()?.state.next_returned()
+    }
+
+    async fn confirm_select(&self) -> Result<()> {
+        self.here().await?.confirm_select().await?;
+        self.confirming.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    async fn declare_exchange(&self, exchange: &ExchangeDeclaration) -> Result<()> {
+        let what = format!("the declaration of the exchange '{}'", exchange.name);
+        let declare = exchange::AMQPMethod::Declare(exchange::Declare {
+            exchange: name("the name of an exchange", &exchange.name)?,
+            kind: name("the type of an exchange", &exchange.kind)?,
+            passive: exchange.passive,
+            durable: exchange.durable,
+            auto_delete: exchange.auto_delete,
+            internal: exchange.internal,
+            nowait: false,
+            arguments: arguments(&exchange.arguments)?,
+        });
+        self.call(&what, AMQPClass::Exchange(declare)).await.map(drop)
+    }
+
+    async fn exchange_bind(
+        &self,
+        destination: &Name,
+        source: &Name,
+        key: &Name,
+        arguments: &Json,
+    ) -> Result<()> {
+        self.bind_exchange(true, destination, source, key, arguments).await
+    }
+
+    async fn exchange_unbind(
+        &self,
+        destination: &Name,
+        source: &Name,
+        key: &Name,
+        arguments: &Json,
+    ) -> Result<()> {
+        self.bind_exchange(false, destination, source, key, arguments).await
+    }
+
+    async fn consume_with(&self, options: ConsumeOptions, exclusive: bool) -> Result<()> {
+        let open = self.here().await?;
+        let (queue, tag) = (options.queue.clone(), options.consumer_tag.clone());
+        let what = format!("to consume from the queue '{queue}'");
+        let (qos, consume) = {
+            let mut inner = open.state.inner.lock();
+            if find(&mut inner.consumers, &tag).is_some() {
+                // The broker would close the whole connection.
+                let text = format!(
+                    "NOT_ALLOWED - the channel already has a consumer with the tag '{tag}'"
+                );
+                return Err(ours(Error::channel(text).with_code(NOT_ALLOWED)));
+            }
+            let consumer = Consumer::new(options, exclusive, inner.limit);
+            let methods = (consumer.qos(), consumer.consume(false)?);
+            // Before it exists: its first message may come at once.
+            inner.consumers.push(consumer);
+            methods
+        };
+        let asked = async {
+            open.call(&what, qos).await?;
+            open.call(&what, consume).await
+        };
+        if let Err(error) = asked.await {
+            open.state.remove(&tag);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn transaction(&self, step: Transaction) -> Result<()> {
+        let (what, method) = match step {
+            Transaction::Select => ("tx.select", tx::AMQPMethod::Select(tx::Select {})),
+            Transaction::Commit => ("tx.commit", tx::AMQPMethod::Commit(tx::Commit {})),
+            Transaction::Rollback => ("tx.rollback", tx::AMQPMethod::Rollback(tx::Rollback {})),
+        };
+        self.call(what, AMQPClass::Tx(method)).await.map(drop)
+    }
+}

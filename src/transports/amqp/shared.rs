@@ -1,0 +1,155 @@
+//! What all users of one connection share, in one process.
+
+use super::Config;
+use super::session::Session;
+use crate::error::Result;
+use crate::io::lock::Mutex;
+use crate::io::pollset::Pollset;
+use crate::io::task::Notify;
+use crate::transport::Event;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
+
+/// The state behind a [`super::Connection`]; a forked child has its own.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    current: Mutex<Option<Arc<Session>>>,
+    /// Told of mail, credit, ends and incidents.
+    pub(super) news: Arc<Notify>,
+    /// What an event loop watches; made when one asks for it.
+    pollset: OnceLock<Pollset>,
+}
+
+impl Shared {
+    pub(super) fn new(config: Arc<Config>) -> Arc<Self> {
+        let (current, news) = (Mutex::default(), Arc::default());
+        Arc::new(Self { config, current, news, pollset: OnceLock::new() })
+    }
+
+    /// The live session, if there is one.
+    pub(super) fn live(&self) -> Option<Arc<Session>> {
+        self.current.lock().as_ref().filter(|session| session.is_alive()).cloned()
+    }
+
+    /// The session, alive or not.
+    fn last(&self) -> Option<Arc<Session>> {
+        self.current.lock().clone()
+    }
+
+    /// A session: the live one, or a new one. Several callers may connect at the same time; one link
+    /// is kept.
+    pub(super) async fn session(&self) -> Result<Arc<Session>> {
+        if let Some(session) = self.live() {
+            return Ok(session);
+        }
+        let session = Arc::new(Session::open(&self.config, self.news.clone()).await?);
+        let mut current = self.current.lock();
+        if let Some(other) = current.as_ref().filter(|other| other.is_alive()) {
+            return Ok(other.clone());
+        }
+        let old = current.replace(session.clone());
+        drop(current);
+        if let Some(old) = old {
+            old.board.lose();
+        }
+        self.news.notify();
+        Ok(session)
+    }
+
+    /// Gives the session up.
+    pub(super) fn take_session(&self) -> Option<Arc<Session>> {
+        self.current.lock().take()
+    }
+
+    /// An event that is here.
+    pub(super) fn take(&self) -> Option<Event> {
+        let session = self.live()?;
+        let (state, event) = session.board.take()?;
+        if state.wants_more_room() {
+            session.fit_windows(&state);
+        }
+        Some(event)
+    }
+
+    /// The next event; waits for one.
+    ///
+    /// # Errors
+    /// `Connection` when the link is lost; `Channel` when the broker has cancelled a consumer, or
+    /// closed a channel and nobody else was told.
+    pub(super) async fn next(&self) -> Result<Event> {
+        // A lost link is told, not replaced: its consumers are gone with it.
+        let session = match self.last() {
+            Some(session) => session,
+            None => self.session().await?,
+        };
+        loop {
+            let mut news = std::pin::pin!(self.news.listen());
+            if let Some(event) = self.take() {
+                return Ok(event);
+            }
+            if let Some(incident) = session.board.incident() {
+                return Err(incident);
+            }
+            let lost = std::future::poll_fn(|cx| {
+                if news.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                match session.link().poll_attend(cx) {
+                    Poll::Ready(error) => Poll::Ready(Some(error)),
+                    // What was just read may have brought the news; they are told either way.
+                    Poll::Pending => news.as_mut().poll(cx).map(|()| None),
+                }
+            });
+            if let Some(error) = lost.await {
+                return Err(session.lost(error));
+            }
+        }
+    }
+
+    /// Makes progress for an event loop, without waiting.
+    ///
+    /// # Errors
+    /// As [`Shared::next`].
+    pub(super) fn drive(&self) -> Result<()> {
+        let pollset = self.pollset()?;
+        pollset.acknowledge()?;
+        let Some(session) = self.last() else { return Ok(()) };
+        let mut news = std::pin::pin!(self.news.listen());
+        let mut heard = false;
+        let polled = pollset.poll_once(std::pin::pin!(std::future::poll_fn(|cx| {
+            heard = news.as_mut().poll(cx).is_ready();
+            session.link().poll_attend(cx)
+        })))?;
+        if heard {
+            self.ring(); // another thread's news, and nobody has left a waker for the next ones
+        }
+        if let Some(incident) = session.board.incident() {
+            return Err(incident);
+        }
+        match polled {
+            Poll::Pending => Ok(()),
+            Poll::Ready(error) => Err(session.lost(error)),
+        }
+    }
+
+    /// What an event loop watches.
+    ///
+    /// # Errors
+    /// `Limit` when the process has no descriptors left.
+    pub(super) fn pollset(&self) -> Result<&Pollset> {
+        if let Some(known) = self.pollset.get() {
+            return Ok(known);
+        }
+        let made = Pollset::new()?;
+        Ok(self.pollset.get_or_init(|| made))
+    }
+
+    /// Wakes the event loop, if there is one.
+    pub(super) fn ring(&self) {
+        if let Some(Err(error)) = self.pollset.get().map(Pollset::ring) {
+            tracing::error!(target: "kombu.connection", %error, "cannot wake the event loop");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! What one process knows of an open channel: consumers, mail, what is unsettled, confirms.
+
+use super::confirming::{Outcome, Ticket};
+use super::consumers::{Consumer, Mail, addressee, find};
+use super::error::Reason;
+use super::getting::Asked;
+use crate::io::lock::Mutex;
+use crate::io::task::Notify;
+use crate::model::{Claim, Delivery, Message, Name};
+use crate::protocol::amqp::encode::{self, Settle};
+use crate::protocol::amqp::{Confirms, Known};
+use crate::transport::{Event, Returned};
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Most messages that came back and nobody has asked for; the oldest go.
+const RETURNS: usize = 1000;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct ChannelState {
+    /// [`crate::transport::Channel::id`].
+    pub(super) id: u64,
+    /// Its number on the link.
+    pub(super) number: u16,
+    pub(super) inner: Mutex<Inner>,
+    /// Calls that wait for an answer: they hear of the channel's end.
+    pub(super) calls: AtomicUsize,
+    /// Held where the order on the wire must be that of changes to `inner`: from the number of a publish
+    /// to its frames. `inner` itself must not be held then: the link's lock is taken inside of this
+    /// one, and `inner` inside of the link's.
+    pub(super) in_order: Mutex<()>,
+    /// Told of mail, credit and ends.
+    news: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    pub(super) consumers: Vec<Consumer>,
+    /// Delivered to the user and not settled, by number: the queue, and whether by a consumer.
+    ledger: BTreeMap<u64, (Name, bool)>,
+    /// How many of them came by consumers.
+    consumed: usize,
+    pub(super) limit: u32,
+    pub(super) paused: bool,
+    /// Between `basic.recover` and its answer: what is here comes again.
+    recovering: bool,
+    /// Why it is closed.
+    pub(super) end: Option<End>,
+    pub(super) confirming: bool,
+    pub(super) confirms: Confirms<Ticket>,
+    returned: VecDeque<Returned>,
+    /// `basic.get`s without an answer, and whether they need no acknowledgement.
+    gets: VecDeque<(Arc<Asked>, bool)>,
+    /// A dropped acknowledgement was logged.
+    pub(super) stale_logged: bool,
+}
+
+/// How a channel ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// By us.
+    Closed,
+    /// By the broker.
+    Refused(Reason),
+    /// With its link.
+    Lost,
+}
+
+/// What to say to the broker about deliveries.
+#[derive(Debug, Default)]
+pub(super) struct ToSettle {
+    pub(super) tags: Vec<u64>,
+    /// The last of them, and with it all that came before it.
+    pub(super) together: bool,
+}
+
+impl ToSettle {
+    /// The frames.
+    pub(super) fn encode(&self, channel: u16, how: Settle) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self.tags.last() {
+            Some(last) if self.together => encode::settle(channel, *last, true, how, &mut out),
+            _ => {
+                for tag in &self.tags {
+                    encode::settle(channel, *tag, false, how, &mut out);
+                }
+            }
+        }
+        out
+    }
+}
+
+impl ChannelState {
+    pub(super) fn new(id: u64, number: u16, news: Arc<Notify>) -> Self {
+        let (inner, in_order) = (Mutex::default(), Mutex::default());
+        Self { id, number, inner, calls: AtomicUsize::new(0), in_order, news }
+    }
+
+    /// Takes a delivery. `false` when its consumer is gone: it is to go back.
+    pub(super) fn deliver(&self, wire_tag: &Name, tag: u64, message: Message) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(consumer) = addressee(&mut inner.consumers, wire_tag) else { return false };
+        consumer.mail.push_back(Mail { tag, message });
+        drop(inner);
+        self.news.notify();
+        true
+    }
+
+    /// The next event, if the limit allows one.
+    pub(super) fn take(&self) -> Option<Event> {
+        let mut inner = self.inner.lock();
+        if inner.paused || inner.recovering || inner.end.is_some() {
+            return None;
+        }
+        let full = inner.limit != 0 && inner.consumed >= inner.limit as usize;
+        let ready = |consumer: &Consumer| {
+            !consumer.mail.is_empty() && !consumer.ending && (!full || consumer.options.no_ack)
+        };
+        let at = inner.consumers.iter().position(ready)?;
+        let mut consumer = inner.consumers.remove(at);
+        let mail = consumer.mail.pop_front()?;
+        let settled = consumer.options.no_ack;
+        let queue = consumer.options.queue.clone();
+        let consumer_tag = consumer.options.consumer_tag.clone();
+        inner.consumers.push(consumer); // in turn
+        if !settled {
+            inner.ledger.insert(mail.tag, (queue.clone(), true));
+            inner.consumed += 1;
+        }
+        drop(inner);
+        let delivery = delivery(mail.tag, queue, mail.message, settled);
+        Some(Event { channel: self.id, consumer_tag, delivery })
+    }
+
+    /// Whether the windows may have to grow with what is unsettled: where there is no limit.
+    pub(super) fn wants_more_room(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.limit == 0 && inner.consumed.is_power_of_two()
+    }
+
+    /// A `basic.get` is sent next.
+    pub(super) fn ask(&self, no_ack: bool) -> Arc<Asked> {
+        let asked = Arc::new(Asked::default());
+        self.inner.lock().gets.push_back((asked.clone(), no_ack));
+        asked
+    }
+
+    /// It was not sent.
+    pub(super) fn unask(&self) {
+        self.inner.lock().gets.pop_back();
+    }
+
+    /// The oldest `basic.get` is answered, by a message with that number. `false` when nobody waits for
+    /// it and it has to go back.
+    pub(super) fn answered(&self, tag: Option<u64>) -> bool {
+        let asked = self.inner.lock().gets.pop_front();
+        asked.zip(tag).is_none_or(|((asked, no_ack), tag)| asked.came(tag) || no_ack)
+    }
+
+    /// Notes the answer to `basic.get`.
+    pub(super) fn got(&self, tag: u64, queue: &Name, message: Message, no_ack: bool) -> Delivery {
+        if !no_ack {
+            self.inner.lock().ledger.insert(tag, (queue.clone(), false));
+        }
+        delivery(tag, queue.clone(), message, no_ack)
+    }
+
+    /// Takes out of the ledger what an acknowledgement is for. An empty tag with `multiple` is all.
+    pub(super) fn settle(&self, tag: &str, multiple: bool) -> ToSettle {
+        let mut inner = self.inner.lock();
+        let tags: Vec<u64> = match (tag.parse::<u64>(), multiple) {
+            (Ok(tag), false) => {
+                inner.ledger.contains_key(&tag).then_some(tag).into_iter().collect()
+            }
+            (Ok(tag), true) if inner.ledger.contains_key(&tag) => {
+                inner.ledger.range(..=tag).map(|(tag, _)| *tag).collect()
+            }
+            (Err(_), true) if tag.is_empty() => inner.ledger.keys().copied().collect(),
+            _ => Vec::new(),
+        };
+        for tag in &tags {
+            if let Some((_, true)) = inner.ledger.remove(tag) {
+                inner.consumed -= 1;
+            }
+        }
+        // The broker would take what nobody has seen yet for done, too.
+        let last = tags.last().copied().unwrap_or(0);
+        let unseen = inner.consumers.iter().filter(|consumer| !consumer.options.no_ack);
+        let together = tags.len() > 1
+            && !unseen.flat_map(|consumer| &consumer.mail).any(|mail| mail.tag < last);
+        drop(inner);
+        if !tags.is_empty() {
+            self.news.notify();
+        }
+        ToSettle { tags, together }
+    }
+
+    /// The tags of the ledger, oldest first.
+    pub(super) fn unsettled(&self) -> Vec<Name> {
+        self.inner.lock().ledger.keys().map(|tag| tag.to_string().into()).collect()
+    }
+
+    /// How many are unsettled, and the limit.
+    pub(super) fn credit(&self) -> (usize, u32) {
+        let inner = self.inner.lock();
+        (inner.ledger.len(), inner.limit)
+    }
+
+    /// Stops handing out what a consumer has, which stays until [`ChannelState::remove`]; its tag on
+    /// the wire, which does not change any more.
+    pub(super) fn end_consumer(&self, tag: &str) -> Option<String> {
+        let _in_order = self.in_order.lock();
+        let mut inner = self.inner.lock();
+        let consumer = find(&mut inner.consumers, tag)?;
+        consumer.ending = true;
+        Some(consumer.wire_tag())
+    }
+
+    /// Removes a consumer; the numbers of what it had and nobody has seen.
+    pub(super) fn remove(&self, tag: &str) -> ToSettle {
+        let mut inner = self.inner.lock();
+        let at = inner.consumers.iter().position(|c| *c.options.consumer_tag == *tag);
+        let Some(at) = at else { return ToSettle::default() };
+        let consumer = inner.consumers.remove(at);
+        let unseen = if consumer.options.no_ack { VecDeque::new() } else { consumer.mail };
+        ToSettle { tags: unseen.iter().map(|mail| mail.tag).collect(), together: false }
+    }
+
+    /// The broker has cancelled a consumer: whose it was, and its queue.
+    pub(super) fn cancelled(&self, wire_tag: &str) -> Option<(Name, Name)> {
+        let mut inner = self.inner.lock();
+        let at = inner.consumers.iter().position(|consumer| consumer.wire_tag() == wire_tag)?;
+        let options = inner.consumers.remove(at).options;
+        Some((options.consumer_tag, options.queue))
+    }
+
+    /// `basic.recover` is on its way: nothing that is here can be settled any more.
+    pub(super) fn recover(&self) {
+        let mut inner = self.inner.lock();
+        inner.recovering = true;
+        inner.ledger.clear();
+        inner.consumed = 0;
+    }
+
+    /// The broker has recovered the channel: from now on everything comes again.
+    pub(super) fn recovered(&self) {
+        let mut inner = self.inner.lock();
+        for consumer in inner.consumers.iter_mut().filter(|consumer| !consumer.options.no_ack) {
+            consumer.mail.clear();
+        }
+        inner.recovering = false;
+        drop(inner);
+        self.news.notify();
+    }
+
+    /// The broker has taken publishes, or not.
+    pub(super) fn confirmed(&self, tag: u64, multiple: bool, taken: bool) {
+        let tickets = self.inner.lock().confirms.settle(tag, multiple);
+        let outcome = if taken { Outcome::Taken } else { Outcome::NotTaken };
+        for ticket in tickets {
+            ticket.settle(&outcome);
+        }
+    }
+
+    /// A message came back.
+    pub(super) fn came_back(&self, returned: Returned) {
+        let known = known(&returned.message);
+        let mut inner = self.inner.lock();
+        if let Some(ticket) = inner.confirms.returned(&known) {
+            ticket.came_back(returned.code, &returned.text);
+            return;
+        }
+        inner.returned.push_back(returned);
+        if inner.returned.len() > RETURNS {
+            inner.returned.pop_front();
+        }
+        drop(inner);
+        self.news.notify();
+    }
+
+    /// The oldest message that came back.
+    pub(super) fn next_returned(&self) -> Option<Returned> {
+        self.inner.lock().returned.pop_front()
+    }
+
+    /// It has ended. Whether it was open before.
+    pub(super) fn end(&self, how: End) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.end.is_some() {
+            return false;
+        }
+        inner.consumers.clear();
+        inner.ledger.clear();
+        inner.consumed = 0;
+        let outcome = Outcome::Ended(how.clone());
+        inner.end = Some(how);
+        let tickets = inner.confirms.settle(0, true);
+        drop(inner);
+        for ticket in tickets {
+            ticket.settle(&outcome);
+        }
+        self.news.notify();
+        true
+    }
+
+    /// Whether somebody waits who would be told of the channel's end.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.calls.load(Ordering::Acquire) > 0 || !self.inner.lock().confirms.is_empty()
+    }
+
+    /// How it ended, if it did.
+    pub(super) fn ended(&self) -> Option<End> {
+        self.inner.lock().end.clone()
+    }
+}
+
+/// What a message is known by when it comes back.
+pub(super) fn known(message: &Message) -> Known {
+    Known {
+        exchange: message.properties.exchange.clone(),
+        routing_key: message.properties.routing_key.clone(),
+        body: message.body.clone(),
+    }
+}
+
+impl Inner {
+    /// How many messages of consumers are unsettled.
+    pub(super) fn consumed(&self) -> usize {
+        self.consumed
+    }
+}
+
+fn delivery(tag: u64, queue: Name, message: Message, settled: bool) -> Delivery {
+    let claim = Claim { tag: tag.to_string().into(), queue, handle: Bytes::new() };
+    Delivery { message, claim, settled }
+}

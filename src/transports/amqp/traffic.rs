@@ -1,0 +1,196 @@
+//! What comes in over a link: to whom it goes, and what the protocol answers by itself.
+
+use super::board::Board;
+use super::error::Reason;
+use super::state::End;
+use crate::error::{Error, Result};
+use crate::io::link::{Moved, Traffic};
+use crate::protocol::amqp::encode::{self, Settle};
+use crate::protocol::amqp::{AMQPClass, Content, Event, Head, basic, channel, connection};
+use crate::transport::Returned;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// See the module.
+pub(super) struct Incoming {
+    board: Arc<Board>,
+    peer: String,
+    /// To be sent.
+    answers: Vec<u8>,
+    /// Why the link is of no more use.
+    over: Option<Error>,
+    heard: Instant,
+    spoke: Instant,
+    moved: Moved,
+}
+
+impl Incoming {
+    pub(super) fn new(board: Arc<Board>, peer: String) -> Self {
+        let now = Instant::now();
+        let moved = Moved::default();
+        Self { board, peer, answers: Vec::new(), over: None, heard: now, spoke: now, moved }
+    }
+
+    fn answer(&mut self, number: u16, class: AMQPClass) {
+        // Methods without arguments of variable length: nothing can be wrong with them.
+        if let Err(error) = encode::method(number, class, &mut self.answers) {
+            self.over.get_or_insert(error);
+        }
+    }
+
+    fn content(&mut self, number: u16, content: Content) -> Option<Event> {
+        let state = self.board.channel(number);
+        let Content { head, message } = content;
+        match head {
+            Head::Got { tag, .. } => {
+                if state.is_some_and(|state| !state.answered(Some(tag))) {
+                    encode::settle(number, tag, false, Settle::Requeue, &mut self.answers);
+                }
+                return Some(Event::Content(number, Box::new(Content { head, message })));
+            }
+            Head::Delivered { consumer_tag, tag } => {
+                if !state.is_some_and(|state| state.deliver(&consumer_tag, tag, message)) {
+                    encode::settle(number, tag, false, Settle::Requeue, &mut self.answers);
+                }
+            }
+            Head::Returned { code, text } => {
+                if let Some(state) = state {
+                    state.came_back(Returned { code, text, message });
+                }
+            }
+        }
+        None
+    }
+
+    fn of_connection(&mut self, method: connection::AMQPMethod) -> Option<Event> {
+        match method {
+            connection::AMQPMethod::Close(close) => {
+                let text = close.reply_text.to_string();
+                let reason = Reason { code: close.reply_code, text };
+                let ok = connection::AMQPMethod::CloseOk(connection::CloseOk {});
+                self.answer(0, AMQPClass::Connection(ok));
+                self.over.get_or_insert(reason.closed(&self.peer));
+                *self.board.closed.lock() = Some(reason);
+                None
+            }
+            connection::AMQPMethod::Blocked(blocked) => {
+                self.board.block(Some(blocked.reason.to_string()));
+                None
+            }
+            connection::AMQPMethod::Unblocked(_) => {
+                self.board.block(None);
+                None
+            }
+            other => Some(Event::Method(0, AMQPClass::Connection(other))),
+        }
+    }
+
+    fn of_channel(&mut self, number: u16, class: AMQPClass) -> Option<Event> {
+        match &class {
+            AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
+                let text = close.reply_text.to_string();
+                let reason = Reason { code: close.reply_code, text };
+                let ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
+                self.answer(number, AMQPClass::Channel(ok));
+                if self.board.channel(number).is_some_and(|state| !state.is_waited_for()) {
+                    self.board.tell(reason.refused("what was sent without waiting for an answer"));
+                }
+                self.board.remove(number, End::Refused(reason));
+            }
+            AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)) => {
+                self.board.remove(number, End::Closed);
+            }
+            AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => {
+                // RabbitMQ never asks for it (it stops reading instead); others are told that we know.
+                let ok = channel::FlowOk { active: flow.active };
+                self.answer(number, AMQPClass::Channel(channel::AMQPMethod::FlowOk(ok)));
+                return None;
+            }
+            AMQPClass::Basic(basic::AMQPMethod::Ack(ack)) => {
+                if let Some(state) = self.board.channel(number) {
+                    state.confirmed(ack.delivery_tag, ack.multiple, true);
+                }
+                return None;
+            }
+            AMQPClass::Basic(basic::AMQPMethod::Nack(nack)) => {
+                if let Some(state) = self.board.channel(number) {
+                    state.confirmed(nack.delivery_tag, nack.multiple, false);
+                }
+                return None;
+            }
+            AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {
+                self.board.cancelled(number, cancel.consumer_tag.as_str());
+                return None;
+            }
+            AMQPClass::Basic(basic::AMQPMethod::GetEmpty(_)) => {
+                if let Some(state) = self.board.channel(number) {
+                    state.answered(None);
+                }
+            }
+            AMQPClass::Basic(basic::AMQPMethod::RecoverOk(_)) => {
+                if let Some(state) = self.board.channel(number) {
+                    state.recovered();
+                }
+            }
+            _ => {}
+        }
+        Some(Event::Method(number, class))
+    }
+}
+
+impl Traffic<Event> for Incoming {
+    fn route(&mut self, event: Event) -> Option<Event> {
+        match event {
+            Event::Heartbeat => None,
+            Event::Content(number, content) => self.content(number, *content),
+            Event::Method(0, AMQPClass::Connection(method)) if self.board.is_open() => {
+                self.of_connection(method)
+            }
+            Event::Method(number, class) if number > 0 => self.of_channel(number, class),
+            other => Some(other),
+        }
+    }
+
+    fn lane(&self, reply: &Event) -> u32 {
+        u32::from(reply.channel())
+    }
+
+    fn ends_lane(&self, reply: &Event) -> bool {
+        use channel::AMQPMethod::{Close, CloseOk};
+        matches!(reply, Event::Method(_, AMQPClass::Channel(Close(_) | CloseOk(_))))
+    }
+
+    fn after(&mut self, out: &mut Vec<u8>) -> Result<()> {
+        out.append(&mut self.answers);
+        self.over.take().map_or(Ok(()), Err)
+    }
+
+    fn idle(&mut self, moved: Moved, out: &mut Vec<u8>) -> Result<()> {
+        let heartbeat = self.board.heartbeat.load(Ordering::Relaxed);
+        if heartbeat == 0 {
+            return Ok(());
+        }
+        let interval = Duration::from_secs(heartbeat);
+        let now = Instant::now();
+        if moved.received != self.moved.received {
+            self.heard = now;
+        }
+        if moved.sent != self.moved.sent {
+            self.spoke = now;
+        }
+        self.moved = moved;
+        // AMQP 0-9-1 section 4.2.7: a peer is gone after two intervals of silence.
+        if now >= self.heard + interval * 2 {
+            return Err(Error::connection(format!(
+                "no sign of life for {:.1} s (heartbeat: {heartbeat} s)",
+                (now - self.heard).as_secs_f64()
+            )));
+        }
+        if now >= self.spoke + interval / 2 {
+            out.extend_from_slice(encode::HEARTBEAT);
+            self.spoke = now;
+        }
+        Ok(())
+    }
+}
