@@ -93,8 +93,9 @@ impl Shared {
                 self.news.hold_back();
                 return Ok(deliveries);
             }
-            // What is here is not to be lost: the next call tells of the error.
-            Err(_) if !deliveries.is_empty() => return Ok(deliveries),
+            // What is here is not to be lost: the next call tells of the error. The next call goes over
+            // another link, too, when this one was left for it.
+            Err(_) if !deliveries.is_empty() || session.is_left() => return Ok(deliveries),
             Err(error) => return Err(error),
         };
         watch.answered();
@@ -287,7 +288,7 @@ impl Shared {
         let lists = names().flat_map(|queue| self.config.lists(queue));
         let found = match session.call("to look", &Command::new("EXISTS").args(lists)).await {
             Ok(reply) => reply.as_int() != Some(0),
-            Err(_) if session.is_alive() => true,
+            Err(_) if session.is_alive() || session.is_left() => true,
             Err(error) => return Err(error),
         };
         if found || names().any(|queue| self.fanout.len(queue) > 0) {
