@@ -35,6 +35,10 @@ pub enum ErrorKind {
     NotFound,
     /// The transport cannot do this (`NotImplementedError`).
     Unsupported,
+    /// The broker did not take responsibility for a message (`kombu_rs.exceptions.MessageNacked`).
+    NotTaken,
+    /// The broker cancelled a consumer (`kombu_rs.exceptions.ConsumerCancelled`).
+    Cancelled,
     /// A handle was used after it was closed (`kombu.exceptions.RecoverableConnectionError`-like).
     Closed,
     /// A limit is reached: `channel_max`, `max_connections`, a full disk or broker
@@ -47,6 +51,15 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// What a broker that speaks AMQP said when it refused something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Reply text.
+    pub text: String,
+    /// Class and method that it is about; zeroes when it named none.
+    pub method: (u16, u16),
+}
+
 /// An error of the core.
 #[derive(Debug)]
 pub struct Error {
@@ -55,13 +68,14 @@ pub struct Error {
     /// The AMQP reply code, 0 when the broker gave none (AMQP 0-9-1 section 1.6).
     code: u16,
     driver: &'static str,
+    reply: Option<Box<Reply>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind` whose text is `message`: it names the operation and the entity, never a password.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), code: 0, driver: "", source: None }
+        Self { kind, message: message.into(), code: 0, driver: "", reply: None, source: None }
     }
 
     /// The same error with the cause attached; the cause's text is appended when displayed.
@@ -81,6 +95,13 @@ impl Error {
         self
     }
 
+    /// The same error with the broker's own words.
+    #[must_use]
+    pub fn with_reply(mut self, reply: Reply) -> Self {
+        self.reply = Some(Box::new(reply));
+        self
+    }
+
     /// The same error, of a broker whose own client library has exceptions that programs catch.
     #[must_use]
     pub fn with_driver(mut self, driver: &'static str) -> Self {
@@ -96,6 +117,11 @@ impl Error {
     /// The AMQP reply code, 0 when there is none.
     pub fn code(&self) -> u16 {
         self.code
+    }
+
+    /// The broker's own words, if [`Error::with_reply`] gave them.
+    pub fn reply(&self) -> Option<&Reply> {
+        self.reply.as_deref()
     }
 
     /// The broker that [`Error::with_driver`] named; empty when there is none.

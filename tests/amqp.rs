@@ -418,7 +418,7 @@ fn a_consumer_whose_queue_is_deleted_is_told() {
         consume(&channel, &queue).await?;
         connect().open_channel().await?.queue_delete(&queue, false, false).await?;
         let error = next(&connection).await.expect_err("the consumer is gone");
-        assert_eq!(error.kind(), ErrorKind::Channel);
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
         assert!(error.to_string().contains(&*queue), "{error}");
         assert!(channel.is_open());
         declare(&channel, &queue, "{}").await?;

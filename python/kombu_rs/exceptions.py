@@ -138,6 +138,44 @@ class _AMQPRoot(Exception):
     pass
 
 
+# The methods that a broker may complain about (AMQP 0-9-1, and RabbitMQ's own).
+_METHOD_NAMES = {
+    (10, 10): "Connection.start",
+    (10, 20): "Connection.secure",
+    (10, 30): "Connection.tune",
+    (10, 40): "Connection.open",
+    (10, 50): "Connection.close",
+    (20, 10): "Channel.open",
+    (20, 20): "Channel.flow",
+    (20, 40): "Channel.close",
+    (40, 10): "Exchange.declare",
+    (40, 20): "Exchange.delete",
+    (40, 30): "Exchange.bind",
+    (40, 40): "Exchange.unbind",
+    (50, 10): "Queue.declare",
+    (50, 20): "Queue.bind",
+    (50, 30): "Queue.purge",
+    (50, 40): "Queue.delete",
+    (50, 50): "Queue.unbind",
+    (60, 10): "Basic.qos",
+    (60, 20): "Basic.consume",
+    (60, 30): "Basic.cancel",
+    (60, 40): "Basic.publish",
+    (60, 50): "Basic.return",
+    (60, 60): "Basic.deliver",
+    (60, 70): "Basic.get",
+    (60, 80): "Basic.ack",
+    (60, 90): "Basic.reject",
+    (60, 100): "Basic.recover_async",
+    (60, 110): "Basic.recover",
+    (60, 120): "Basic.nack",
+    (85, 10): "Confirm.select",
+    (90, 10): "Tx.select",
+    (90, 20): "Tx.commit",
+    (90, 30): "Tx.rollback",
+}
+
+
 class AMQPError(_AMQPRoot):
     """Base class of everything that the AMQP peer can complain about.
 
@@ -164,7 +202,7 @@ class AMQPError(_AMQPRoot):
         self.reply_text: Any = reply_text
         self.reply_code: int = reply_code or self.code
         self.method_sig = method_sig
-        self.method_name: str = method_name or ""
+        self.method_name: str = method_name or _METHOD_NAMES.get(method_sig or (0, 0), "")
         # Not super().__init__: py-amqp's takes the arguments in another order.
         Exception.__init__(self, self.reply_code, reply_text, method_sig, self.method_name)
 
@@ -319,7 +357,7 @@ class InconsistencyError(ConnectionError):
     """
 
 
-class MessageNacked(Exception):
+class MessageNacked(_AMQPRoot):
     """The broker did not take responsibility for a confirmed publish."""
 
 
@@ -399,6 +437,7 @@ def _adopt_amqp() -> None:
     for ours in _AMQP_CLASSES:  # bases before subclasses, or the MRO would not linearise
         parents = tuple(base for base in ours.__bases__ if base is not _AMQPRoot)
         ours.__bases__ = (*parents, getattr(amqp, ours.__name__))
+    MessageNacked.__bases__ = (amqp.MessageNacked,)  # type: ignore[union-attr]
 
 
 def from_amqp(error: BaseException) -> BaseException:

@@ -1,8 +1,7 @@
 //! `Channel.create_publish_batch`: messages that go out together.
 
-use super::body;
 use super::channel::{Channel, publisher_tag};
-use super::enter::enter;
+use super::{amqp, body};
 use crate::io::lock::Mutex;
 use crate::model::Message;
 use pyo3::exceptions::{PyException, PyRuntimeError};
@@ -84,14 +83,18 @@ impl PublishBatch {
     fn publish(
         &self,
         py: Python<'_>,
-        message: &Bound<'_, PyDict>,
+        message: &Bound<'_, PyAny>,
         exchange: &str,
         routing_key: &str,
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
         self.state.lock().pending()?;
+        if self.channel.get().inner().amqp().is_some() {
+            return self.add(py, amqp::prepared(message, exchange, routing_key)?);
+        }
         let encoding = Channel::encoding(self.channel.bind(py))?;
         let tag = publisher_tag();
+        let message = message.cast::<PyDict>()?;
         self.add(py, body::message(message, exchange, routing_key, tag, encoding)?)
     }
 
@@ -108,8 +111,9 @@ impl PublishBatch {
         if ready.is_empty() {
             return Ok(());
         }
-        self.channel.get().before_use(py)?;
-        enter(py, self.channel.get().inner().publish(ready)).map_err(|error| {
+        let channel = self.channel.get();
+        channel.before_use(py)?;
+        channel.run(py, channel.inner().publish(ready)).map_err(|error| {
             self.end(State::Failed);
             if !error.is_instance_of::<PyException>(py) {
                 return error; // a signal handler's KeyboardInterrupt

@@ -2,9 +2,10 @@
 
 use super::budget::Budget;
 use super::enter::enter;
-use super::message::Message;
+use super::message::{Message, Origin};
 use super::transport::Transport;
 use super::{batch, body, names, overrides};
+use crate::error::Result;
 use crate::io::lock::Mutex;
 use crate::model::{self, BodyEncoding, Exchange, ExchangeKind, Name, Queue, QueueOptions};
 use crate::transport::{self, ConsumeOptions, Event};
@@ -13,6 +14,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySet};
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -26,6 +28,8 @@ pub struct Channel {
     callbacks: Mutex<HashMap<Name, Py<PyAny>>>,
     no_ack_consumers: Py<PySet>,
     closed: AtomicBool,
+    /// The broker speaks AMQP itself.
+    amqp: bool,
     plain: overrides::Plain,
 }
 
@@ -56,6 +60,7 @@ impl Channel {
         connection: Py<PyAny>,
     ) -> PyResult<Self> {
         Ok(Self {
+            amqp: inner.amqp().is_some(),
             inner,
             connection: Mutex::new(Some(connection)),
             callbacks: Mutex::default(),
@@ -89,7 +94,91 @@ impl Channel {
         multiple: bool,
     ) -> PyResult<()> {
         let tag = tag_text(tag)?;
-        enter(py, self.inner.ack(&tag, multiple))
+        self.run(py, self.inner.ack(&tag, multiple))
+    }
+
+    /// Runs an operation of the core's channel. A channel that the broker closes meanwhile is opened
+    /// again, as programs that handle the error expect.
+    pub(super) fn run<T: Send>(
+        &self,
+        py: Python<'_>,
+        future: impl Future<Output = Result<T>> + Send,
+    ) -> PyResult<T> {
+        enter(py, future).inspect_err(|_| self.after_failure(py))
+    }
+
+    /// An operation has failed.
+    pub(super) fn after_failure(&self, py: Python<'_>) {
+        if self.amqp {
+            Transport::note_failure(self.connection(py).bind(py));
+            self.revive(py);
+        }
+    }
+
+    /// Whether it has consumers.
+    pub(super) fn has_consumers(&self) -> bool {
+        !self.is_closed() && !self.callbacks.lock().is_empty()
+    }
+
+    /// Opens the channel again if the broker has closed it.
+    pub(super) fn revive(&self, py: Python<'_>) {
+        if let Some(amqp) = self.inner.amqp()
+            && !self.is_closed()
+            && !self.inner.is_open()
+        {
+            // The link may be lost meanwhile: the next operation tells.
+            let _ = enter(py, amqp.revive());
+        }
+    }
+
+    /// A message that this channel has taken from a queue.
+    pub(super) fn received(
+        slf: &Bound<'_, Self>,
+        delivery: model::Delivery,
+        consumer_tag: Option<&Name>,
+    ) -> PyResult<Py<Message>> {
+        let channel = slf.clone().into_any().unbind();
+        let tag = &delivery.claim.tag;
+        let from = match slf.get().amqp {
+            true => Some(Origin { consumer_tag: consumer_tag.cloned() }),
+            false => None,
+        };
+        Message::delivered(slf.py(), delivery.message, tag, channel, from)
+    }
+
+    /// Starts a consumer whose messages go to `callback`.
+    pub(super) fn start_consumer(
+        &self,
+        py: Python<'_>,
+        options: ConsumeOptions,
+        exclusive: bool,
+        callback: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let key = options.consumer_tag.clone();
+        let no_ack = options.no_ack;
+        // Before the consumer exists: its first message may be here at once, for another thread.
+        if let Some(callback) = callback {
+            self.callbacks.lock().insert(key.clone(), callback);
+        }
+        self.before_use(py)?;
+        let started = match self.inner.amqp() {
+            Some(amqp) => self.run(py, amqp.consume_with(options, exclusive)),
+            None => self.run(py, self.inner.consume(options)),
+        };
+        if let Err(error) = started {
+            self.forget_callback(&key);
+            return Err(error);
+        }
+        if no_ack {
+            self.no_ack_consumers.bind(py).add(&*key)?;
+        }
+        Ok(())
+    }
+
+    /// A consumer has ended.
+    pub(super) fn forget_callback(&self, tag: &str) {
+        let gone = self.callbacks.lock().remove(tag);
+        drop(gone);
     }
 
     /// Whether it was closed.
@@ -105,9 +194,7 @@ impl Channel {
         let Some(callback) = callback else {
             return Ok(()); // cancelled meanwhile: its messages go back when the channel closes
         };
-        let delivery = event.delivery;
-        let channel = slf.clone().into_any().unbind();
-        let message = Message::delivered(py, delivery.message, &delivery.claim.tag, channel)?;
+        let message = Self::received(slf, event.delivery, Some(&event.consumer_tag))?;
         callback.call1(py, (message,)).map(drop)
     }
 
@@ -126,7 +213,7 @@ impl Channel {
 }
 
 /// A delivery tag as text; AMQP users may pass numbers.
-fn tag_text(tag: &Bound<'_, PyAny>) -> PyResult<String> {
+pub(super) fn tag_text(tag: &Bound<'_, PyAny>) -> PyResult<String> {
     Ok(tag.str()?.to_str()?.to_owned())
 }
 
@@ -181,8 +268,7 @@ impl Channel {
     #[pyo3(signature = (connection, **_kwargs))]
     fn new(connection: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let py = connection.py();
-        let transport = connection.cast::<super::transport::Transport>()?;
-        let inner = super::transport::Transport::open_channel(transport)?;
+        let inner = Transport::open_channel(connection.cast::<Transport>()?)?;
         Self::make(py, inner, connection.clone().unbind())
     }
 
@@ -268,7 +354,7 @@ impl Channel {
             arguments: body::to_json(arguments)?,
         };
         self.before_use(py)?;
-        enter(py, self.inner.exchange_declare(&exchange, passive))
+        self.run(py, self.inner.exchange_declare(&exchange, passive))
     }
 
     /// Delete an exchange and its bindings.
@@ -281,7 +367,7 @@ impl Channel {
         nowait: bool,
     ) -> PyResult<()> {
         let _ = nowait;
-        enter(py, self.inner.exchange_delete(&exchange.into(), if_unused))
+        self.run(py, self.inner.exchange_delete(&exchange.into(), if_unused))
     }
 
     /// Declare a queue; returns ``(name, messages, consumers)``.
@@ -309,7 +395,7 @@ impl Channel {
             options: queue_options(arguments)?,
         };
         self.before_use(py)?;
-        let declared = enter(py, self.inner.queue_declare(&queue, passive))?;
+        let declared = self.run(py, self.inner.queue_declare(&queue, passive))?;
         Ok((declared.queue.to_string(), declared.messages, declared.consumers))
     }
 
@@ -323,7 +409,7 @@ impl Channel {
         if_empty: bool,
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<u64> {
-        enter(py, self.inner.queue_delete(&queue.into(), if_unused, if_empty))
+        self.run(py, self.inner.queue_delete(&queue.into(), if_unused, if_empty))
     }
 
     /// Remove the ready messages of a queue; returns how many.
@@ -334,7 +420,7 @@ impl Channel {
         queue: &str,
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<u64> {
-        enter(py, self.inner.queue_purge(&queue.into()))
+        self.run(py, self.inner.queue_purge(&queue.into()))
     }
 
     /// Bind a queue to an exchange.
@@ -351,7 +437,7 @@ impl Channel {
         let arguments = body::to_json(arguments)?;
         let (queue, exchange, key) = (text(Some(queue)), text(exchange), text(routing_key));
         self.before_use(py)?;
-        enter(py, self.inner.queue_bind(&queue, &exchange, &key, &arguments))
+        self.run(py, self.inner.queue_bind(&queue, &exchange, &key, &arguments))
     }
 
     /// Remove a binding.
@@ -367,7 +453,7 @@ impl Channel {
     ) -> PyResult<()> {
         let arguments = body::to_json(arguments)?;
         let (queue, exchange, key) = (text(Some(queue)), text(exchange), text(routing_key));
-        enter(py, self.inner.queue_unbind(&queue, &exchange, &key, &arguments))
+        self.run(py, self.inner.queue_unbind(&queue, &exchange, &key, &arguments))
     }
 
     /// Publish a message that :meth:`prepare_message` made, within ``timeout`` seconds if that is
@@ -393,7 +479,7 @@ impl Channel {
         let tag = publisher_tag();
         let message = body::message(prepared, exchange, routing_key, tag, Self::encoding(slf)?)?;
         slf.get().before_use(slf.py())?;
-        enter(slf.py(), slf.get().inner.publish(vec![message]))
+        slf.get().run(slf.py(), slf.get().inner.publish(vec![message]))
     }
 
     /// A batch that collects messages and sends them together.
@@ -419,27 +505,13 @@ impl Channel {
             Some(tag) => tag_text(tag)?,
             None => publisher_tag(),
         };
-        let no_ack = no_ack.unwrap_or(false);
         let options = ConsumeOptions {
             queue: queue.into(),
             consumer_tag: tag.as_str().into(),
-            no_ack,
+            no_ack: no_ack.unwrap_or(false),
             arguments: body::to_json(arguments)?,
         };
-        let key = options.consumer_tag.clone();
-        // Before the consumer exists: its first message may be here at once, for another thread.
-        if let Some(callback) = callback {
-            self.callbacks.lock().insert(key.clone(), callback);
-        }
-        self.before_use(py)?;
-        if let Err(error) = enter(py, self.inner.consume(options)) {
-            let gone = self.callbacks.lock().remove(&key);
-            drop(gone);
-            return Err(error);
-        }
-        if no_ack {
-            self.no_ack_consumers.bind(py).add(&tag)?;
-        }
+        self.start_consumer(py, options, false, callback)?;
         Ok(tag)
     }
 
@@ -452,13 +524,12 @@ impl Channel {
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
         let tag = tag_text(consumer_tag)?;
-        let gone = self.callbacks.lock().remove(tag.as_str());
-        drop(gone);
+        self.forget_callback(&tag);
         self.no_ack_consumers.bind(py).discard(&tag)?;
         if self.is_closed() {
             return Ok(());
         }
-        enter(py, self.inner.cancel(&tag))
+        self.run(py, self.inner.cancel(&tag))
     }
 
     /// Take one message, or None when the queue is empty.
@@ -471,11 +542,9 @@ impl Channel {
     ) -> PyResult<Option<Py<Message>>> {
         let py = slf.py();
         let no_ack = no_ack.unwrap_or(false);
-        let Some(taken) = enter(py, slf.get().inner.get(&queue.into(), no_ack))? else {
-            return Ok(None);
-        };
-        let channel = slf.clone().into_any().unbind();
-        Message::delivered(py, taken.message, &taken.claim.tag, channel).map(Some)
+        let this = slf.get();
+        let taken = this.run(py, this.inner.get(&queue.into(), no_ack))?;
+        taken.map(|taken| Self::received(slf, taken, None)).transpose()
     }
 
     /// Acknowledge a delivery (all up to it with ``multiple``).
@@ -498,7 +567,7 @@ impl Channel {
         requeue: bool,
     ) -> PyResult<()> {
         let tag = tag_text(delivery_tag)?;
-        enter(py, self.inner.reject(&tag, requeue))
+        self.run(py, self.inner.reject(&tag, requeue))
     }
 
     /// Put all unacknowledged messages of the channel back.
@@ -509,26 +578,26 @@ impl Channel {
                 "basic_recover without requeue is not there on this transport: say requeue=True",
             ));
         }
-        enter(py, self.inner.recover())
+        self.run(py, self.inner.recover())
     }
 
     /// Put messages back that nobody has settled in time, about ``limit``; returns how many.
     #[pyo3(signature = (limit=None))]
     fn _reclaim(&self, py: Python<'_>, limit: Option<usize>) -> PyResult<usize> {
-        enter(py, self.inner.reclaim(limit))
+        self.run(py, self.inner.reclaim(limit))
     }
 
     /// Move dead letters back to the queues that they came from, at most ``limit``; returns how many.
     #[pyo3(signature = (dead_letters, limit=None))]
     fn _replay(&self, py: Python<'_>, dead_letters: &str, limit: Option<usize>) -> PyResult<usize> {
         let queue = dead_letters.into();
-        enter(py, self.inner.replay(&queue, limit))
+        self.run(py, self.inner.replay(&queue, limit))
     }
 
     /// Drop the bindings of queues that have expired; returns of how many exchanges.
     #[pyo3(signature = (limit=100))]
     fn _sweep(&self, py: Python<'_>, limit: usize) -> PyResult<usize> {
-        enter(py, self.inner.sweep(limit))
+        self.run(py, self.inner.sweep(limit))
     }
 
     /// Limit the number of unacknowledged messages; 0 for no limit.
@@ -541,13 +610,13 @@ impl Channel {
         apply_global: bool,
     ) -> PyResult<()> {
         let _ = (prefetch_size, apply_global); // AMQP only: here the limit is the channel's
-        enter(py, self.inner.qos(prefetch_count.unwrap_or(0)))
+        self.run(py, self.inner.qos(prefetch_count.unwrap_or(0)))
     }
 
     /// Pause (``False``) or go on with deliveries.
     #[pyo3(signature = (active=true))]
     fn flow(&self, py: Python<'_>, active: bool) -> PyResult<()> {
-        enter(py, self.inner.flow(active))
+        self.run(py, self.inner.flow(active))
     }
 
     /// Number of ready messages of a queue.
@@ -559,7 +628,7 @@ impl Channel {
             auto_delete: false,
             options: QueueOptions::default(),
         };
-        match enter(py, self.inner.queue_declare(&queue, true)) {
+        match self.run(py, self.inner.queue_declare(&queue, true)) {
             Ok(declared) => Ok(declared.messages),
             Err(_) => Ok(0),
         }
@@ -576,7 +645,7 @@ impl Channel {
     ) -> PyResult<Vec<String>> {
         let mut probe = model::Message { headers: body::to_json(headers)?, ..Default::default() };
         probe.properties.routing_key = routing_key.into();
-        let queues = enter(py, self.inner.lookup(&exchange.into(), &probe))?;
+        let queues = self.run(py, self.inner.lookup(&exchange.into(), &probe))?;
         Ok(queues.iter().map(ToString::to_string).collect())
     }
 
@@ -647,7 +716,7 @@ impl Channel {
         }
         let callbacks = std::mem::take(&mut *self.callbacks.lock());
         drop(callbacks);
-        enter(py, self.inner.close(restore))
+        self.run(py, self.inner.close(restore))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

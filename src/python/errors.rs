@@ -19,6 +19,11 @@ mod classes {
 /// exception that Python has set already.
 pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     let text = error.to_string();
+    if error.driver() == "amqp"
+        || matches!(error.kind(), ErrorKind::NotTaken | ErrorKind::Cancelled)
+    {
+        return of_amqp(py, error, &text);
+    }
     if let Some(error) = of_driver(py, error, &text) {
         return error;
     }
@@ -38,8 +43,31 @@ pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
         ErrorKind::Interrupted => {
             PyErr::take(py).unwrap_or_else(|| PyRuntimeError::new_err("interrupted"))
         }
-        ErrorKind::Internal => PyRuntimeError::new_err(text),
+        ErrorKind::Internal | ErrorKind::NotTaken | ErrorKind::Cancelled => {
+            PyRuntimeError::new_err(text)
+        }
     }
+}
+
+/// The exception for an error of a broker that speaks AMQP itself, with its own words: py-amqp's names.
+/// `kombu_rs.transport.amqp.errors.from_core(kind, code, text, reply, method)` picks the class.
+fn of_amqp(py: Python<'_>, error: &Error, text: &str) -> PyErr {
+    let kind = match error.kind() {
+        ErrorKind::Connection => "connection",
+        ErrorKind::Auth => "auth",
+        ErrorKind::Closed => "closed",
+        ErrorKind::NotTaken => "nacked",
+        ErrorKind::Cancelled => "cancelled",
+        ErrorKind::Timeout => "timeout",
+        ErrorKind::Channel | ErrorKind::NotFound => "channel",
+        ErrorKind::Limit => "limit",
+        _ => "other",
+    };
+    let reply = error.reply().map(|reply| (reply.text.as_str(), reply.method));
+    let made = py
+        .import("kombu_rs.transport.amqp.errors")
+        .and_then(|errors| errors.getattr("from_core")?.call1((kind, error.code(), text, reply)));
+    made.map_or_else(|failed| failed, PyErr::from_value)
 }
 
 /// The exception for an error of a broker whose client library the program has imported: then it is

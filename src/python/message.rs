@@ -1,7 +1,7 @@
 //! `kombu_rs.message.Message`: a received message.
 
 use super::channel::Channel;
-use super::{body, names, store};
+use super::{amqp, body, names, store};
 use crate::io::lock::Mutex;
 use crate::model;
 use pyo3::exceptions::{PyAttributeError, PyBrokenPipeError};
@@ -36,6 +36,13 @@ pub struct Message {
     parts: Mutex<Parts>,
 }
 
+/// How a message of a broker that speaks AMQP itself came: then it looks as py-amqp's do.
+#[derive(Clone)]
+pub(super) struct Origin {
+    /// The consumer that it came to; `None` for the answer to `basic.get`, and for one that came back.
+    pub(super) consumer_tag: Option<model::Name>,
+}
+
 /// Parts that came from the broker become Python objects when they are first asked for.
 ///
 /// Every field that the collector visits is an `Option`: with `dict`, CPython 3.11 and 3.12 allocate
@@ -43,6 +50,7 @@ pub struct Message {
 #[derive(Default)]
 struct Parts {
     raw: Option<Arc<model::Message>>,
+    origin: Option<Origin>,
     channel: Option<Py<PyAny>>,
     delivery_tag: Option<Py<PyAny>>,
     content_type: Option<Py<PyAny>>,
@@ -69,19 +77,28 @@ impl Message {
         raw: model::Message,
         tag: &str,
         channel: Py<PyAny>,
+        origin: Option<Origin>,
     ) -> PyResult<Py<Self>> {
+        let delivery_tag = match &origin {
+            Some(_) => amqp::number(py, tag)?,
+            None => PyString::new(py, tag).into_any().unbind(),
+        };
         let compressed = memchr::memmem::find(raw.headers.as_bytes(), b"\"compression\"").is_some();
         let parts = Parts {
             raw: Some(Arc::new(raw)),
+            origin,
             channel: Some(channel),
-            delivery_tag: Some(PyString::new(py, tag).into_any().unbind()),
+            delivery_tag: Some(delivery_tag),
             ..Parts::default()
         };
         let message = Py::new(py, Self { parts: Mutex::new(parts) })?;
         if compressed {
             let bound = message.bind(py);
             let this = bound.get();
-            let body = this.decompressed(py, this.body(py)?, &this.headers(py)?)?;
+            let packed = this
+                .raw()
+                .map_or_else(|| py.None(), |raw| PyBytes::new(py, &raw.body).into_any().unbind());
+            let body = this.decompressed(py, packed, &this.headers(py)?)?;
             this.parts.lock().body = Some(body);
         }
         Ok(message)
@@ -116,6 +133,10 @@ impl Message {
 
     fn raw(&self) -> Option<Arc<model::Message>> {
         self.parts.lock().raw.clone()
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        self.parts.lock().origin.clone()
     }
 
     /// The part that `cell` holds, made from the broker's message when it is not there yet.
@@ -328,6 +349,9 @@ impl Message {
             py,
             |parts| &mut parts.delivery_info,
             |raw| {
+                if let Some(origin) = self.origin() {
+                    return amqp::delivery_info(py, raw, &origin, self.delivery_tag(py));
+                }
                 let properties = &raw.properties;
                 let info = body::object(py, properties.delivery_info_extra.as_bytes())?;
                 info.set_item(names::exchange(py), &*properties.exchange)?;
@@ -353,7 +377,7 @@ impl Message {
             |parts| &mut parts.headers,
             |raw| {
                 let headers = body::object(py, raw.headers.as_bytes())?;
-                if raw.redelivered {
+                if raw.redelivered && self.origin().is_none() {
                     headers.set_item(names::redelivered(py), true)?;
                 }
                 Ok(headers.into_any().unbind())
@@ -371,6 +395,11 @@ impl Message {
     fn properties(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         if let Some(known) = self.parts.lock().properties.as_ref() {
             return Ok(known.clone_ref(py));
+        }
+        if self.origin().is_some() {
+            let headers = self.headers(py)?;
+            let make = |raw: &model::Message| amqp::properties(py, raw, headers);
+            return self.part(py, |parts| &mut parts.properties, make);
         }
         let info = self.delivery_info(py)?;
         self.part(
@@ -398,13 +427,16 @@ impl Message {
         self.set(|parts| &mut parts.properties, value);
     }
 
-    /// The body as it was serialized: bytes.
+    /// The body as it was serialized: bytes. Text where it came over AMQP and names its encoding.
     #[getter]
     fn body(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.part(
             py,
             |parts| &mut parts.body,
-            |raw| Ok(PyBytes::new(py, &raw.body).into_any().unbind()),
+            |raw| match self.origin() {
+                Some(_) => amqp::body(py, raw),
+                None => Ok(PyBytes::new(py, &raw.body).into_any().unbind()),
+            },
         )
     }
 

@@ -1,5 +1,7 @@
 //! The extension module `kombu_rs._native`: the only place that knows Python.
 
+mod amqp;
+mod amqp_channel;
 mod batch;
 mod body;
 mod budget;
@@ -30,6 +32,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // Now, under the GIL: a fork while another thread is about to install the hooks would be missed.
     crate::io::fork::install();
     logs::install();
+    module.add_class::<amqp_channel::AmqpChannel>()?;
     module.add_class::<batch::PublishBatch>()?;
     module.add_class::<channel::Channel>()?;
     module.add_class::<connection::Connection>()?;

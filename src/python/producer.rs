@@ -3,7 +3,6 @@
 use super::batch::PublishBatch;
 use super::budget::Budget;
 use super::channel::Channel;
-use super::enter::enter;
 use super::{body, overrides};
 use crate::io::lock::Mutex;
 use crate::model::Message;
@@ -336,7 +335,7 @@ impl Producer {
                     }
                 } else {
                     channel.get().before_use(py)?;
-                    match enter(py, channel.get().inner().publish(vec![message])) {
+                    match channel.get().run(py, channel.get().inner().publish(vec![message])) {
                         Ok(()) => return Ok(py.None()),
                         Err(error) if !retry => return Err(error),
                         Err(_) => {} // the generic path tries again by the policy

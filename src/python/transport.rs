@@ -1,14 +1,18 @@
 //! The native transport under `kombu_rs.transport.native.Transport`.
 
+use super::amqp_channel::AmqpChannel;
 use super::channel::Channel;
 use super::enter::{deadline, enter, enter_until};
-use super::errors::OrRaise;
+use super::errors::{OrRaise, to_python};
 use super::store::Store;
 use super::{overrides, waiters};
 use crate::client::{Seeker, Sought};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::fork;
 use crate::io::lock::Mutex;
+use crate::model::Name;
 use crate::transport::schemes::{self, Options};
-use crate::transport::{self, Connection as _, Counters, Event, Held, Login, Url};
+use crate::transport::{self, Counters, Event, Held, Login, Returned, Url};
 use crate::virt::{self, Opener};
 use pyo3::exceptions::{PyTimeoutError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -18,6 +22,7 @@ use pyo3::types::{IntoPyDict, PyDict, PyType, PyWeakrefMethods, PyWeakrefReferen
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 /// Most events handed out for one wake-up of an event loop.
 const BURST: usize = 64;
@@ -25,7 +30,11 @@ const BURST: usize = 64;
 /// A transport of the native core: one connection to a broker.
 #[pyclass(subclass, frozen, weakref, module = "kombu_rs._native")]
 pub struct Transport {
-    inner: Arc<virt::Connection>,
+    inner: Arc<dyn transport::Connection>,
+    /// The same, when it is one over a store.
+    over_store: Option<Arc<virt::Connection>>,
+    /// A broker that speaks AMQP itself: what is known of the link to it.
+    link: Mutex<Link>,
     client: Mutex<Option<Py<PyAny>>>,
     channels: Mutex<HashMap<u64, Py<PyWeakrefReference>>>,
     /// A subscription was made, and no drain has told so yet.
@@ -37,9 +46,152 @@ pub struct Transport {
     asks: AtomicBool,
 }
 
+/// What was told of a link already.
+#[derive(Default)]
+struct Link {
+    /// It was made, in the process of that generation: it is not replaced silently.
+    made: Option<u64>,
+    closed: bool,
+    /// Somebody has got an error for its loss.
+    told: bool,
+    /// Why the broker takes no publishes.
+    blocked: Option<String>,
+}
+
+/// What a wait for events ends with.
+enum Step {
+    Event(Event),
+    /// A message came back to a channel.
+    Returned(u64, Returned),
+    /// The broker has cancelled a channel's consumer.
+    Cancelled(u64, Name, Error),
+    /// The broker takes no publishes, and why; or it does again.
+    Blocked(Option<String>),
+}
+
 impl Transport {
     pub(super) fn open_channel(slf: &Bound<'_, Self>) -> PyResult<Arc<dyn transport::Channel>> {
+        slf.get().still_there().or_raise(slf.py())?;
         enter(slf.py(), slf.get().inner.open_channel())
+    }
+
+    /// Why the broker of a transport takes no publishes.
+    pub(super) fn blocked(object: &Bound<'_, PyAny>) -> Option<String> {
+        object.cast::<Self>().ok()?.get().inner.amqp()?.blocked()
+    }
+
+    /// An error when a link to a broker that speaks AMQP was closed or lost: whoever uses it has to
+    /// know that queues and consumers may be gone with it.
+    fn still_there(&self) -> Result<()> {
+        self.not_closed()?;
+        if self.is_lost() {
+            self.tell_loss();
+            return Err(Error::closed("the connection to the broker is lost").with_driver("amqp"));
+        }
+        Ok(())
+    }
+
+    fn not_closed(&self) -> Result<()> {
+        match self.inner.amqp().is_some() && self.link.lock().closed {
+            true => Err(Error::closed("the connection is closed").with_driver("amqp")),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a link to a broker that speaks AMQP was made in this process, and is gone.
+    fn is_lost(&self) -> bool {
+        let made_here = self.link.lock().made == Some(fork::generation());
+        self.inner.amqp().is_some() && made_here && !self.inner.is_connected()
+    }
+
+    /// Somebody gets an error: if the link is lost, it says so.
+    fn tell_loss(&self) {
+        if self.is_lost() {
+            self.link.lock().told = true;
+        }
+    }
+
+    /// An operation on one of a transport's channels has failed.
+    pub(super) fn note_failure(object: &Bound<'_, PyAny>) {
+        if let Ok(transport) = object.cast::<Self>() {
+            transport.get().tell_loss();
+        }
+    }
+
+    /// What the broker said beside messages.
+    fn notice(&self) -> Option<Step> {
+        let amqp = self.inner.amqp()?;
+        if let Some((channel, returned)) = amqp.returned() {
+            return Some(Step::Returned(channel, returned));
+        }
+        let now = amqp.blocked();
+        let mut link = self.link.lock();
+        if link.blocked == now {
+            return None;
+        }
+        link.blocked.clone_from(&now);
+        Some(Step::Blocked(now))
+    }
+
+    /// The error of a wait, or the consumer that it is about.
+    fn failed(&self, error: Error) -> Result<Step> {
+        if error.kind() == ErrorKind::Cancelled
+            && let Some((channel, tag)) = self.inner.amqp().and_then(|amqp| amqp.cancelled())
+        {
+            return Ok(Step::Cancelled(channel, tag, error));
+        }
+        Err(error)
+    }
+
+    fn store_connection(&self) -> Result<&Arc<virt::Connection>> {
+        self.over_store.as_ref().ok_or_else(|| {
+            Error::unsupported("a broker that speaks AMQP itself shows no store of messages")
+        })
+    }
+
+    fn step_here(&self) -> Option<Step> {
+        self.notice().or_else(|| self.inner.try_next().map(Step::Event))
+    }
+
+    async fn next_step(&self) -> Result<Step> {
+        let mut next = self.inner.next();
+        std::future::poll_fn(|cx| {
+            if let Some(step) = self.notice() {
+                return Poll::Ready(Ok(step));
+            }
+            match next.as_mut().poll(cx) {
+                Poll::Ready(Ok(event)) => Poll::Ready(Ok(Step::Event(event))),
+                Poll::Ready(Err(error)) => Poll::Ready(self.failed(error)),
+                Poll::Pending => match self.notice() {
+                    Some(step) => Poll::Ready(Ok(step)),
+                    None => Poll::Pending,
+                },
+            }
+        })
+        .await
+    }
+
+    fn channel<'py>(&self, py: Python<'py>, id: u64) -> Option<Bound<'py, PyAny>> {
+        let known = self.channels.lock().get(&id).map(|known| known.clone_ref(py))?;
+        known.bind(py).upgrade()
+    }
+
+    /// A wait has failed: opens the channels again that the broker has closed.
+    fn after_failure(&self, py: Python<'_>) {
+        self.tell_loss();
+        if self.inner.amqp().is_none() || !self.inner.is_connected() {
+            return;
+        }
+        for channel in self.open_channels(py) {
+            if let Ok(channel) = channel.cast::<Channel>() {
+                channel.get().revive(py);
+            }
+        }
+    }
+
+    fn open_channels<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
+        let ids: Vec<u64> = self.channels.lock().keys().copied().collect();
+        ids.into_iter().filter_map(|id| self.channel(py, id)).collect()
     }
 
     /// Whether draining may go straight to the core.
@@ -57,13 +209,29 @@ impl Transport {
         Ok(())
     }
 
-    /// Hands an event to the channel that consumes it.
-    fn dispatch(&self, py: Python<'_>, event: Event) -> PyResult<()> {
-        let channel = self.channels.lock().get(&event.channel).map(|known| known.clone_ref(py));
-        let Some(channel) = channel.and_then(|known| known.bind(py).upgrade()) else {
-            return Ok(());
-        };
-        Channel::deliver(channel.cast::<Channel>()?, event)
+    /// Hands what has come to whom it is for.
+    fn dispatch(slf: &Bound<'_, Self>, step: Step) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        match step {
+            Step::Event(event) => match this.channel(py, event.channel) {
+                Some(channel) => Channel::deliver(channel.cast::<Channel>()?, event),
+                None => Ok(()),
+            },
+            Step::Returned(id, returned) => match this.channel(py, id) {
+                Some(channel) => AmqpChannel::came_back(&channel, returned),
+                None => Ok(()),
+            },
+            Step::Cancelled(id, tag, error) => match this.channel(py, id) {
+                Some(channel) => {
+                    channel.cast::<Channel>()?.get().forget_callback(&tag);
+                    let error = to_python(py, &error);
+                    channel.call_method1("_on_cancelled", (&*tag, error.value(py))).map(drop)
+                }
+                None => Err(to_python(py, &error)),
+            },
+            Step::Blocked(why) => slf.call_method1("_on_blocked_state", (why,)).map(drop),
+        }
     }
 }
 
@@ -83,16 +251,9 @@ fn options_from(options: &Bound<'_, PyAny>) -> PyResult<Options> {
     Ok(plain)
 }
 
-fn opener(
-    py: Python<'_>,
-    url: &str,
-    options: &Bound<'_, PyAny>,
-    login: &Login,
-) -> PyResult<Opener> {
-    let mut url = Url::parse(url).or_raise(py)?;
+fn opener(mut url: Url, options: Options, login: &Login) -> Opener {
     url.login = Some(login.clone());
-    let options = options_from(options)?;
-    Ok(Arc::new(move || schemes::open(&url, &options)))
+    Arc::new(move || schemes::open(&url, &options))
 }
 
 #[pymethods]
@@ -109,10 +270,21 @@ impl Transport {
         let parameters = cls.call_method1("_parameters", (client.clone(),))?;
         let (url, options): (String, Bound<'_, PyAny>) = parameters.extract()?;
         let login = Login::default();
-        let inner = virt::Connection::new(&opener(py, &url, &options, &login)?).or_raise(py)?;
+        let (url, options) = (Url::parse(&url).or_raise(py)?, options_from(&options)?);
+        let speaks_amqp = schemes::connect(&url, &options).or_raise(py)?;
+        let (inner, over_store) = match speaks_amqp {
+            Some(inner) => (inner, None),
+            None => {
+                let inner = virt::Connection::new(&opener(url, options, &login)).or_raise(py)?;
+                let inner = Arc::new(inner);
+                (inner.clone() as Arc<dyn transport::Connection>, Some(inner))
+            }
+        };
         let client = Mutex::new(client.map(Bound::unbind));
         Ok(Self {
-            inner: Arc::new(inner),
+            inner,
+            over_store,
+            link: Mutex::default(),
             client,
             channels: Mutex::default(),
             subscribed: AtomicBool::new(false),
@@ -137,7 +309,11 @@ impl Transport {
 
     /// Has the connection use another URL and other options: once, before its first use.
     fn _configure(&self, py: Python<'_>, url: &str, options: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.inner.change(&opener(py, url, options, &self.login)?).or_raise(py)
+        let (url, options) = (Url::parse(url).or_raise(py)?, options_from(options)?);
+        self.store_connection()
+            .or_raise(py)?
+            .change(&opener(url, options, &self.login))
+            .or_raise(py)
     }
 
     /// Sets user and password of the links to come. ``_renew_login`` is called for others from now on
@@ -159,8 +335,23 @@ impl Transport {
     }
 
     /// The queues, exchanges and bindings that the transport sees.
-    fn _open_store(&self) -> Store {
-        Store::of(self.inner.clone())
+    fn _open_store(&self, py: Python<'_>) -> PyResult<Store> {
+        Ok(Store::of(self.store_connection().or_raise(py)?.clone()))
+    }
+
+    /// What was agreed on with a broker that speaks AMQP itself, and what it says of itself; None
+    /// without a live link.
+    fn _agreed<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(agreed) = self.inner.amqp().and_then(|amqp| amqp.agreed()) else {
+            return Ok(None);
+        };
+        let known = PyDict::new(py);
+        known.set_item("heartbeat", agreed.heartbeat)?;
+        known.set_item("channel_max", agreed.channel_max)?;
+        known.set_item("frame_max", agreed.frame_max)?;
+        let properties = super::body::object(py, agreed.server_properties.as_bytes())?;
+        known.set_item("server_properties", properties)?;
+        Ok(Some(known))
     }
 
     /// Connects, within ``timeout`` seconds.
@@ -171,7 +362,11 @@ impl Transport {
         Self::before_use(slf)?;
         let until = deadline(timeout)?;
         match enter_until(py, slf.get().inner.connect(), until)? {
-            Some(()) => Ok(()),
+            Some(()) => {
+                let mut link = slf.get().link.lock();
+                *link = Link { made: Some(fork::generation()), ..Link::default() };
+                Ok(())
+            }
             None => Err(PyTimeoutError::new_err("connecting timed out")),
         }
     }
@@ -182,8 +377,7 @@ impl Transport {
         Self::before_use(slf)?;
         let (py, this) = (slf.py(), slf.get());
         let Some(until) = deadline(Some(seconds))? else { return Ok(Some(false)) };
-        let inner: Arc<dyn transport::Connection> = this.inner.clone();
-        Ok(match enter_until(py, this.seeker.wait(&inner, until), None)? {
+        Ok(match enter_until(py, this.seeker.wait(&this.inner, until), None)? {
             Some(Sought::Found) => Some(true),
             Some(Sought::Refused) => None,
             Some(Sought::Nothing) | None => Some(false),
@@ -193,6 +387,20 @@ impl Transport {
     /// Whether a live link is there, as far as known without asking.
     fn _is_connected(&self) -> bool {
         self.inner.is_connected()
+    }
+
+    /// Whether consumers were lost with the link and nobody knows: who waits for messages has to be
+    /// told before there is another link, on which nothing would ever come.
+    fn _has_to_tell(&self, py: Python<'_>) -> bool {
+        let consumes = |channel: &Bound<'_, PyAny>| {
+            channel.cast::<Channel>().is_ok_and(|channel| channel.get().has_consumers())
+        };
+        self.is_lost() && !self.link.lock().told && self.open_channels(py).iter().any(consumes)
+    }
+
+    /// Somebody gets an error for a link that is lost.
+    fn _tell_loss(&self) {
+        self.tell_loss();
     }
 
     /// Remembers a channel: its deliveries find it by number.
@@ -221,15 +429,17 @@ impl Transport {
     ) -> PyResult<()> {
         let _ = connection;
         let (py, this) = (slf.py(), slf.get());
-        let event = match this.inner.try_next() {
-            Some(event) => Some(event),
+        let step = match this.step_here() {
+            Some(step) => Some(step),
             None => {
                 Self::before_use(slf)?;
-                enter_until(py, this.inner.next(), deadline(timeout)?)?
+                this.not_closed().or_raise(py)?;
+                enter_until(py, this.next_step(), deadline(timeout)?)
+                    .inspect_err(|_| this.after_failure(py))?
             }
         };
-        match event {
-            Some(event) => this.dispatch(py, event),
+        match step {
+            Some(step) => Self::dispatch(slf, step),
             // In Kombu the answer to a subscription is an event, which ends the wait.
             None if this.subscribed.swap(false, Ordering::Relaxed) => Ok(()),
             None => Err(PyTimeoutError::new_err("timed out")),
@@ -259,21 +469,28 @@ impl Transport {
     fn on_readable(slf: &Bound<'_, Self>, _args: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         Self::before_use(slf)?;
-        let drive = || py.detach(|| this.inner.drive()).or_raise(py);
-        drive()?;
+        let drive = || match py.detach(|| this.inner.drive()) {
+            Ok(()) => Ok(this.step_here()),
+            Err(error) => this.failed(error).map(Some),
+        };
+        let drive = || drive().or_raise(py).inspect_err(|_| this.after_failure(py));
+        let mut step = drive()?;
         super::logs::flush(py)?;
         for _ in 0..BURST {
-            let mut event = this.inner.try_next();
-            if event.is_none() {
-                // What the callbacks settled gives new credit.
-                drive()?;
-                event = this.inner.try_next();
-            }
-            let Some(event) = event else { return Ok(()) };
-            if let Err(error) = this.dispatch(py, event) {
+            let Some(now) = step else { return Ok(()) };
+            if let Err(error) = Self::dispatch(slf, now) {
                 this.inner.ring();
                 return Err(error);
             }
+            step = this.step_here();
+            if step.is_none() {
+                // What the callbacks settled gives new credit.
+                step = drive()?;
+            }
+        }
+        if let Some(last) = step {
+            this.inner.ring();
+            Self::dispatch(slf, last)?;
         }
         this.inner.ring();
         Ok(())
@@ -286,7 +503,7 @@ impl Transport {
 
     /// The numbers of ``kombu_rs.transport.native.Statistics`` by their names.
     fn _statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let used = self.inner.used();
+        let used = self.store_connection().or_raise(py)?.used();
         let held = used.as_ref().map_or_else(Held::default, |(_, held)| *held);
         let unused = Counters::default();
         let counters = used.as_ref().map_or(&unused, |(store, _)| store.counters());
@@ -314,12 +531,13 @@ impl Transport {
 
     /// Number of ready messages of each priority.
     fn _depth<'py>(&self, py: Python<'py>, queue: &str) -> PyResult<Bound<'py, PyDict>> {
-        let store = self.inner.store();
+        let store = self.store_connection().or_raise(py)?.store();
         enter(py, store.depth(&queue.into()))?.into_py_dict(py)
     }
 
     /// Closes the link.
     fn _close(&self, py: Python<'_>) -> PyResult<()> {
+        self.link.lock().closed = true;
         enter(py, self.inner.close())
     }
 

@@ -1,6 +1,6 @@
 //! What only a broker that speaks AMQP itself can do, beyond [`Channel`].
 
-use super::{Channel, ConsumeOptions};
+use super::{Channel, Connection, ConsumeOptions, Event};
 use crate::error::Result;
 use crate::model::{Json, Message, Name};
 use async_trait::async_trait;
@@ -43,6 +43,36 @@ pub struct ExchangeDeclaration {
     pub arguments: Json,
 }
 
+/// What a connection and its broker have agreed on, and what the broker says of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Agreed {
+    /// Seconds between heartbeats, 0 for none.
+    pub heartbeat: u16,
+    /// Highest number of a channel.
+    pub channel_max: u16,
+    /// Largest frame in bytes, 0 for no limit.
+    pub frame_max: u32,
+    /// `server-properties`, a JSON object.
+    pub server_properties: Json,
+}
+
+/// What only a connection to a broker that speaks AMQP itself knows.
+pub trait AmqpConnection: Connection {
+    /// What was agreed; `None` while there is no live link.
+    fn agreed(&self) -> Option<Agreed>;
+
+    /// Why the broker takes no publishes (`connection.blocked`); `None` while it does.
+    fn blocked(&self) -> Option<String>;
+
+    /// [`super::Channel::id`] and tag of a consumer that the broker has cancelled: to be asked for when
+    /// [`Connection::next`] or [`Connection::drive`] has failed with
+    /// [`crate::error::ErrorKind::Cancelled`].
+    fn cancelled(&self) -> Option<(u64, Name)>;
+
+    /// A message that came back and is nobody's error, and [`super::Channel::id`] of its channel.
+    fn returned(&self) -> Option<(u64, Returned)>;
+}
+
 /// See the module.
 #[async_trait]
 pub trait Amqp: Channel {
@@ -51,6 +81,13 @@ pub trait Amqp: Channel {
 
     /// A message that came back and is nobody's error.
     fn returned(&self) -> Option<Returned>;
+
+    /// `basic.cancel`. What has come for the consumer is handed over, unsettled, and does not go back.
+    async fn cancel_with(&self, consumer_tag: &str) -> Result<Vec<Event>>;
+
+    /// Opens a channel that the broker has closed again, without its consumers and what it has
+    /// delivered; one that is open, or was closed otherwise, stays as it is.
+    async fn revive(&self) -> Result<()>;
 
     /// `confirm.select`: from now on publishes wait for the broker's answer.
     async fn confirm_select(&self) -> Result<()>;

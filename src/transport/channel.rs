@@ -1,6 +1,6 @@
 //! AMQP's words: what the client layer talks to, whatever the broker.
 
-use super::Amqp;
+use super::{Amqp, AmqpConnection};
 use crate::error::Result;
 use crate::model::{Delivery, Exchange, Json, Message, Name, Queue};
 use async_trait::async_trait;
@@ -91,6 +91,11 @@ pub trait Connection: Debug + Send + Sync + 'static {
 
     /// Closes the link. Idempotent.
     async fn close(&self) -> Result<()>;
+
+    /// What only a broker that speaks AMQP can tell; `None` for virtual channels.
+    fn amqp(&self) -> Option<&dyn AmqpConnection> {
+        None
+    }
 }
 
 /// One channel (AMQP 0-9-1 section 1.2): the unit of consumers, credit and acknowledgement.

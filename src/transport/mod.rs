@@ -10,7 +10,9 @@ pub mod schemes;
 mod store;
 mod url;
 
-pub use amqp::{Amqp, ExchangeDeclaration, PublishOptions, Returned, Transaction};
+pub use amqp::{
+    Agreed, Amqp, AmqpConnection, ExchangeDeclaration, PublishOptions, Returned, Transaction,
+};
 pub use capability::{Capability, QueueOrder, Rules};
 pub use channel::{Channel, Connection, ConsumeOptions, Declared, Event};
 pub use counters::{Counter, Counters, Held, Stopwatch};

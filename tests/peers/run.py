@@ -63,7 +63,7 @@ SUITES = {
     "kombu-redis": Suite(
         KOMBU, 96, ("t/integration/test_redis.py", "t/integration/test_redis_brpop_qos.py"), _redis
     ),
-    "kombu-amqp": Suite(KOMBU, 51, ("t/integration/test_py_amqp.py",), _rabbitmq),
+    "kombu-amqp": Suite(KOMBU, 50, ("t/integration/test_py_amqp.py",), _rabbitmq),
     "celery-unit": Suite(CELERY, 5500, ("t/unit",)),
 }
 

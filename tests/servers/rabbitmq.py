@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from .process import Process, ServerFailed, free_port, temporary_folder
 
 # What is on the PATH changes to the user and the folder of the system's own node.
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
 
 
 class RabbitMQServer(Process):
@@ -101,6 +103,21 @@ class RabbitMQServer(Process):
         for facts in listed:
             with contextlib.suppress(ServerFailed):  # it may have gone by itself
                 self.api("DELETE", f"connections/{quote(facts['name'], safe='')}")
+
+    def ctl(self, *arguments: str) -> str:
+        """Runs ``rabbitmqctl`` on the node; returns what it prints."""
+        done = subprocess.run(
+            [find_program(CONTROL, "rabbitmq-server"), "--quiet", *arguments],
+            env=self.env,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        if done.returncode:
+            raise ServerFailed(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """One request to the management API; returns what its JSON says."""

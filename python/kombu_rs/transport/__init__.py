@@ -15,9 +15,9 @@ __all__ = ("TRANSPORT_ALIASES", "get_transport_cls", "resolve_transport", "suppo
 #: Transports that work, by URL scheme. A value is ``"module:Class"`` or a function that returns
 #: one. Programs may add their own.
 TRANSPORT_ALIASES: dict[str, Any] = {
-    "amqp": f"{__name__}.pyamqp:Transport",
-    "amqps": f"{__name__}.pyamqp:SSLTransport",
-    "pyamqp": f"{__name__}.pyamqp:Transport",
+    "amqp": f"{__name__}.amqp:Transport",
+    "amqps": f"{__name__}.amqp:SSLTransport",
+    "pyamqp": f"{__name__}.amqp:Transport",
     "librabbitmq": f"{__name__}.librabbitmq:Transport",
     "azureservicebus": f"{__name__}.azureservicebus:Transport",
     "azurestoragequeues": f"{__name__}.azurestoragequeues:Transport",

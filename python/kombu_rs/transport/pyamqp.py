@@ -1,4 +1,7 @@
-"""``amqp://``, ``amqps://`` and ``pyamqp://``: RabbitMQ and other AMQP 0-9-1 brokers.
+"""RabbitMQ and other AMQP 0-9-1 brokers, over py-amqp.
+
+For programs that use py-amqp's objects: ``transport="kombu_rs.transport.pyamqp:Transport"`` beside
+the URL. ``amqp://`` alone is :mod:`kombu_rs.transport.amqp`.
 
 The protocol is spoken by `py-amqp <https://docs.celeryq.dev/projects/amqp/>`_, which has to be
 installed: ``pip install 'kombu-rs[amqp]'``. Its errors arrive as those of

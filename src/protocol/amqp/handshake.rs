@@ -3,7 +3,7 @@
 use super::decoder::{Event, Start};
 use super::wire::put_short;
 use super::{encode, smaller};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reply, Result};
 use crate::model::Json;
 use amq_protocol::protocol::AMQPClass;
 use amq_protocol::protocol::connection::{self, AMQPMethod};
@@ -214,7 +214,9 @@ fn refused(close: &connection::Close, wishes: &Wishes) -> Error {
         403 | 530 => Error::auth(text),
         _ => Error::connection(text),
     };
-    error.with_code(close.reply_code)
+    let text = close.reply_text.to_string();
+    let reply = Reply { text, method: (close.class_id, close.method_id) };
+    error.with_code(close.reply_code).with_reply(reply)
 }
 
 fn unexpected(event: &Event) -> Error {

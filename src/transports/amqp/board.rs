@@ -2,10 +2,11 @@
 
 use super::error::Reason;
 use super::state::{ChannelState, End};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::lock::Mutex;
 use crate::io::task::Notify;
-use crate::transport::Event;
+use crate::model::Name;
+use crate::transport::{Event, Returned};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
@@ -25,6 +26,10 @@ pub(super) struct Board {
     blocked: Mutex<Option<String>>,
     /// What nobody who waits for an answer was told: for who waits for messages.
     incidents: Mutex<VecDeque<Error>>,
+    /// The channels and tags of consumers that the broker has cancelled, as their incidents.
+    cancelled: Mutex<VecDeque<(u64, Name)>>,
+    /// A message came back that nobody has asked for yet.
+    came_back: AtomicBool,
     pub(super) news: Arc<Notify>,
 }
 
@@ -48,6 +53,8 @@ impl Board {
             closed: Mutex::default(),
             blocked: Mutex::default(),
             incidents: Mutex::default(),
+            cancelled: Mutex::default(),
+            came_back: AtomicBool::new(false),
             news,
         })
     }
@@ -61,11 +68,11 @@ impl Board {
         self.open.load(Ordering::Acquire)
     }
 
-    /// A new channel with a free number.
+    /// A new channel with a free number; its deliveries are numbered from `base` on.
     ///
     /// # Errors
     /// `Limit` when there is none.
-    pub(super) fn add(&self, id: u64) -> Result<Arc<ChannelState>> {
+    pub(super) fn add(&self, id: u64, base: u64) -> Result<Arc<ChannelState>> {
         let mut channels = self.channels.lock();
         let most = self.channel_max.load(Ordering::Relaxed);
         // Used numbers last: what was on its way to a closed channel has arrived by then.
@@ -79,7 +86,7 @@ impl Board {
                 ))
             })?
         };
-        let state = Arc::new(ChannelState::new(id, number, self.news.clone()));
+        let state = Arc::new(ChannelState::new(id, number, base, self.news.clone()));
         channels.by_number.insert(number, state.clone());
         channels.turn.push_back(number);
         Ok(state)
@@ -129,13 +136,35 @@ impl Board {
 
     /// The broker has cancelled a consumer: its queue is gone, or has moved.
     pub(super) fn cancelled(&self, number: u16, wire_tag: &str) {
-        let Some((tag, queue)) = self.channel(number).and_then(|state| state.cancelled(wire_tag))
-        else {
-            return;
-        };
-        self.tell(super::error::ours(Error::channel(format!(
+        let Some(state) = self.channel(number) else { return };
+        let Some((tag, queue)) = state.cancelled(wire_tag) else { return };
+        let text = format!(
             "the broker has cancelled the consumer '{tag}': the queue '{queue}' was deleted or has moved"
-        ))));
+        );
+        self.cancelled.lock().push_back((state.id, tag));
+        self.tell(super::error::ours(Error::new(ErrorKind::Cancelled, text)));
+    }
+
+    /// The channel and the tag of the consumer of the oldest incident of a cancelled one.
+    pub(super) fn next_cancelled(&self) -> Option<(u64, Name)> {
+        self.cancelled.lock().pop_front()
+    }
+
+    /// Some channel has a message that came back.
+    pub(super) fn came_back(&self) {
+        self.came_back.store(true, Ordering::Release);
+    }
+
+    /// A message that came back to some channel and is nobody's error.
+    pub(super) fn next_returned(&self) -> Option<(u64, Returned)> {
+        if !self.came_back.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        let states = self.all();
+        let (state, returned) =
+            states.iter().find_map(|state| Some((state, state.next_returned()?)))?;
+        self.came_back(); // there may be more
+        Some((state.id, returned))
     }
 
     /// Something that whoever waits for messages has to know.
@@ -173,12 +202,12 @@ mod tests {
     fn numbers_are_used_again_late_and_run_out() {
         let board = Board::new(Arc::default());
         board.channel_max.store(3, Ordering::Relaxed);
-        let numbers: Vec<u16> = (0..2).map(|id| board.add(id).unwrap().number).collect();
+        let numbers: Vec<u16> = (0..2).map(|id| board.add(id, 0).unwrap().number).collect();
         assert_eq!(numbers, [1, 2]);
         board.remove(1, End::Closed);
-        assert_eq!(board.add(3).unwrap().number, 3);
-        assert_eq!(board.add(4).unwrap().number, 1);
-        let error = board.add(5).unwrap_err();
+        assert_eq!(board.add(3, 0).unwrap().number, 3);
+        assert_eq!(board.add(4, 0).unwrap().number, 1);
+        let error = board.add(5, 0).unwrap_err();
         assert!(error.to_string().contains("channel_max"), "{error}");
         let state = board.channel(2).unwrap();
         board.lose();

@@ -9,6 +9,7 @@ use super::session::Session;
 use super::state::{ChannelState, End};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::generation::PerProcess;
+use crate::io::lock::Mutex;
 use crate::model::{Delivery, Exchange, ExchangeKind, Json, Message, Name, Queue};
 use crate::protocol::amqp::encode::{self, Settle, arguments, name};
 use crate::protocol::amqp::{AMQPClass, Event, Head, basic, channel, confirm, exchange, queue, tx};
@@ -31,7 +32,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 pub(super) struct Channel {
     id: u64,
     core: Arc<Core>,
-    open: PerProcess<Open>,
+    open: PerProcess<Mutex<Open>>,
     closed: AtomicBool,
     /// `confirm.select` was said: a child says it again.
     confirming: AtomicBool,
@@ -54,6 +55,18 @@ impl Open {
         self.call("confirm.select", AMQPClass::Confirm(select)).await?;
         self.state.inner.lock().confirming = true;
         Ok(())
+    }
+}
+
+impl Open {
+    /// Closes it, if it is open, without waiting for the broker.
+    fn give_up(&self) {
+        let mut frame = Vec::new();
+        if self.state.ended().is_none()
+            && encode::method(self.state.number, goodbye(), &mut frame).is_ok()
+        {
+            self.session.call_later(&self.state, &frame);
+        }
     }
 }
 
@@ -86,12 +99,12 @@ impl Channel {
         if self.closed.load(Ordering::Acquire) {
             return Err(ours(Error::closed("the channel is closed")));
         }
-        if let Some(open) = self.open.get() {
+        if let Some(open) = self.last() {
             if !open.session.is_alive() {
                 open.state.end(End::Lost);
             }
             return match open.state.ended() {
-                None => Ok(open.clone()),
+                None => Ok(open),
                 // What closed it was told to who caused it.
                 Some(End::Refused(reason)) => Err(ours(
                     Error::closed(format!("the channel was closed by the broker: {reason}"))
@@ -101,19 +114,43 @@ impl Channel {
             };
         }
         let session = self.core.here().session().await?;
-        let state = session.board.add(self.id)?;
+        let open = self.begin(session, 0).await?;
+        Ok(self.open.get_or(|| Mutex::new(open)).lock().clone())
+    }
+
+    /// Opens a channel whose deliveries are numbered from `base` on.
+    async fn begin(&self, session: Arc<Session>, base: u64) -> Result<Open> {
+        let state = session.board.add(self.id, base)?;
         let open = Open { session, state };
         let method = AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}));
         open.call("channel.open", method).await?;
         if self.confirming.load(Ordering::Acquire) {
             open.confirm_select().await?;
         }
-        Ok(self.open.get_or(|| open).clone())
+        Ok(open)
+    }
+
+    /// The channel of this process, open or not.
+    fn last(&self) -> Option<Open> {
+        self.open.get().map(|open| open.lock().clone())
     }
 
     /// The channel, if it is open in this process.
-    fn opened(&self) -> Option<&Open> {
-        self.open.get().filter(|open| open.session.is_alive() && open.state.ended().is_none())
+    fn opened(&self) -> Option<Open> {
+        self.last().filter(|open| open.session.is_alive() && open.state.ended().is_none())
+    }
+
+    /// Ends a consumer, if it is one; what has come for it stays.
+    async fn end_consumer(&self, consumer_tag: &str) -> Result<Option<Open>> {
+        let open = self.here().await?;
+        let Some(wire_tag) = open.state.end_consumer(consumer_tag) else { return Ok(None) };
+        let what = format!("to cancel the consumer '{consumer_tag}'");
+        let cancel = basic::AMQPMethod::Cancel(basic::Cancel {
+            consumer_tag: name("a consumer tag", &wire_tag)?,
+            nowait: false,
+        });
+        open.call(&what, AMQPClass::Basic(cancel)).await?;
+        Ok(Some(open))
     }
 
     async fn call(&self, what: &str, method: AMQPClass) -> Result<Event> {
@@ -141,13 +178,12 @@ impl Channel {
     /// What a lost link has delivered is the broker's again: there is nothing to settle, and nothing that
     /// the caller could do.
     fn stale(&self, tag: &str, error: Error) -> Result<()> {
-        let lost = self.open.get().is_some_and(|open| open.state.ended() == Some(End::Lost));
+        let lost = self.last().is_some_and(|open| open.state.ended() == Some(End::Lost));
         if !lost || error.kind() != ErrorKind::Connection {
             return Err(error);
         }
         let logged = self
-            .open
-            .get()
+            .last()
             .is_none_or(|open| std::mem::replace(&mut open.state.inner.lock().stale_logged, true));
         if !logged {
             tracing::warn!(
@@ -232,10 +268,7 @@ impl Drop for Channel {
     /// Given up without being closed: the broker puts back what it has delivered.
     fn drop(&mut self) {
         if let Some(open) = self.opened() {
-            let mut frame = Vec::new();
-            if encode::method(open.state.number, goodbye(), &mut frame).is_ok() {
-                open.session.call_later(&open.state, &frame);
-            }
+            open.give_up();
         }
     }
 }
@@ -363,14 +396,7 @@ impl transport::Channel for Channel {
     }
 
     async fn cancel(&self, consumer_tag: &str) -> Result<()> {
-        let open = self.here().await?;
-        let Some(wire_tag) = open.state.end_consumer(consumer_tag) else { return Ok(()) };
-        let what = format!("to cancel the consumer '{consumer_tag}'");
-        let cancel = basic::AMQPMethod::Cancel(basic::Cancel {
-            consumer_tag: name("a consumer tag", &wire_tag)?,
-            nowait: false,
-        });
-        open.call(&what, AMQPClass::Basic(cancel)).await?;
+        let Some(open) = self.end_consumer(consumer_tag).await? else { return Ok(()) };
         let unseen = open.state.remove(consumer_tag);
         open.session.send(&unseen.encode(open.state.number, Settle::Requeue)).await
     }
@@ -392,8 +418,11 @@ impl transport::Channel for Channel {
         match answer {
             Event::Method(_, AMQPClass::Basic(basic::AMQPMethod::GetEmpty(_))) => Ok(None),
             Event::Content(_, content) => match content.head {
-                Head::Got { tag, .. } => {
-                    Ok(Some(open.state.got(tag, queue, content.message, no_ack)))
+                Head::Got { tag, left } => {
+                    let mut message = content.message;
+                    message.properties.delivery_info_extra =
+                        Json::from_valid(format!("{{\"message_count\": {left}}}"));
+                    Ok(Some(open.state.got(tag, queue, message, no_ack)))
                 }
                 _ => Err(Error::internal(format!("{what} was answered by another message"))),
             },
@@ -448,11 +477,11 @@ impl transport::Channel for Channel {
     }
 
     fn unsettled(&self) -> Vec<Name> {
-        self.open.get().map(|open| open.state.unsettled()).unwrap_or_default()
+        self.last().map(|open| open.state.unsettled()).unwrap_or_default()
     }
 
     fn credit(&self) -> (usize, u32) {
-        self.open.get().map(|open| open.state.credit()).unwrap_or_default()
+        self.last().map(|open| open.state.credit()).unwrap_or_default()
     }
 
     async fn close(&self, _restore: bool) -> Result<()> {
@@ -480,7 +509,31 @@ impl Amqp for Channel {
     }
 
     fn returned(&self) -> Option<Returned> {
-        self.open.get()?.state.next_returned()
+        self.last()?.state.next_returned()
+    }
+
+    async fn cancel_with(&self, consumer_tag: &str) -> Result<Vec<transport::Event>> {
+        let open = self.end_consumer(consumer_tag).await?;
+        Ok(open.map(|open| open.state.take_over(consumer_tag)).unwrap_or_default())
+    }
+
+    async fn revive(&self) -> Result<()> {
+        let Some(old) = self.last() else { return Ok(()) };
+        let refused = matches!(old.state.ended(), Some(End::Refused(_)));
+        if !refused || self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let open = self.begin(old.session.clone(), old.state.last_tag()).await?;
+        open.state.inner.lock().limit = old.state.inner.lock().limit;
+        let cell = self.open.get_or(|| Mutex::new(old.clone()));
+        let mut current = cell.lock();
+        let extra = match Arc::ptr_eq(&current.state, &old.state) {
+            true => std::mem::replace(&mut *current, open),
+            false => open, // another thread was faster
+        };
+        drop(current);
+        extra.give_up();
+        Ok(())
     }
 
     async fn confirm_select(&self) -> Result<()> {

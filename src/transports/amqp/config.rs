@@ -154,6 +154,7 @@ impl Config {
                 }
                 _ => return Err(option.ill_typed("a dictionary")),
             },
+            "socket_settings" => self.set_socket(option)?,
             "confirm_publish" => self.confirm = option.flag()?,
             "connect_timeout" => self.dial.connect_timeout = option.seconds()?,
             "read_timeout" => self.read_timeout = Some(option.seconds()?),
@@ -164,6 +165,38 @@ impl Config {
             _ if tls.set(option)? => {}
             name if WITHOUT_EFFECT.contains(&name) => {}
             name => return Err(unknown(name)),
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// TCP options by the names of Python's `socket` module.
+    fn set_socket(&mut self, option: &Given<'_>) -> Result<()> {
+        let Value::Object(settings) = option.value else {
+            return Err(option.ill_typed("a dictionary"));
+        };
+        for (name, value) in settings {
+            let member = Given { name, value };
+            let keepalive = self.dial.keepalive.get_or_insert_default();
+            match name.as_str() {
+                "TCP_NODELAY" if member.flag()? => {}
+                "TCP_KEEPIDLE" => keepalive.idle = member.seconds()?,
+                "TCP_KEEPINTVL" => keepalive.interval = member.seconds()?,
+                "TCP_KEEPCNT" => {
+                    keepalive.count = u32::try_from(member.count()?)
+                        .map_err(|_| member.invalid("must be a number of probes"))?;
+                }
+                "TCP_USER_TIMEOUT" => {
+                    self.dial.user_timeout = Some(Duration::from_millis(member.count()?));
+                }
+                _ => {
+                    return Err(member.invalid(
+                        "is not supported in `socket_settings`: there are TCP_KEEPCNT, TCP_KEEPIDLE, \
+                         TCP_KEEPINTVL, TCP_USER_TIMEOUT, and TCP_NODELAY, which is always on",
+                    ));
+                }
+            }
         }
         Ok(())
     }
@@ -193,8 +226,8 @@ fn default_properties() -> Options {
 fn unknown(name: &str) -> Error {
     Error::invalid(format!(
         "the AMQP transport knows no option {name:?}; it knows channel_max, client_properties, \
-         confirm_publish, connect_timeout, frame_max, heartbeat, login_method, read_timeout, ssl, \
-         write_timeout, and those that have no effect here: {}",
+         confirm_publish, connect_timeout, frame_max, heartbeat, login_method, read_timeout, server_hostname, \
+         socket_settings, ssl, write_timeout, and those that have no effect here: {}",
         WITHOUT_EFFECT.join(", ")
     ))
 }

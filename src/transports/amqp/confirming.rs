@@ -2,13 +2,14 @@
 
 use super::error::ours;
 use super::state::End;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Reply};
 use crate::io::lock::Mutex;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 /// AMQP 0-9-1 section 1.6.1: `no-route`.
 const NO_ROUTE: u16 = 312;
+const BASIC_RETURN: (u16, u16) = (60, 50);
 
 /// What became of a publish.
 #[derive(Debug, Clone)]
@@ -71,10 +72,13 @@ impl Ticket {
         let Self { what, at, .. } = &self;
         let failure = match outcome {
             Outcome::Taken => None,
-            Outcome::NotTaken => Some(Error::channel(format!(
-                "the broker did not take message {at} of the publish to {what} (basic.nack): a queue is \
-                 full or unavailable"
-            ))),
+            Outcome::NotTaken => {
+                let text = format!(
+                    "the broker did not take message {at} of the publish to {what} (basic.nack): a \
+                     queue is full or unavailable"
+                );
+                Some(Error::new(ErrorKind::NotTaken, text))
+            }
             Outcome::Ended(End::Refused(reason)) => {
                 Some(reason.refused(&format!("message {at} of the publish to {what}")))
             }
@@ -102,8 +106,9 @@ impl Ticket {
     pub(super) fn came_back(&self, code: u16, text: &str) {
         let Self { what, at, .. } = self;
         let kind = if code == NO_ROUTE { ErrorKind::NotFound } else { ErrorKind::Channel };
-        let text = format!("message {at} of the publish to {what} came back: {code} {text}");
-        let failure = ours(Error::new(kind, text).with_code(code));
+        let told = format!("message {at} of the publish to {what} came back: {code} {text}");
+        let reply = Reply { text: text.to_owned(), method: BASIC_RETURN };
+        let failure = ours(Error::new(kind, told).with_code(code)).with_reply(reply);
         self.batch.state.lock().failure.get_or_insert(failure);
     }
 }
@@ -138,7 +143,7 @@ mod tests {
         one.settle(&Outcome::Taken);
         two.settle(&Outcome::Taken);
         three.settle(&Outcome::NotTaken);
-        let reason = Reason { code: 404, text: "NOT_FOUND".into() };
+        let reason = Reason { code: 404, text: "NOT_FOUND".into(), method: (60, 40) };
         four.settle(&Outcome::Ended(End::Refused(reason)));
         let Poll::Ready(Err(error)) = poll(&batch, 0) else { panic!("no error") };
         assert_eq!(

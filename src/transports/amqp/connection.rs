@@ -5,9 +5,9 @@ use super::channel::Channel;
 use super::shared::Shared;
 use crate::error::Result;
 use crate::io::generation::PerProcess;
-use crate::model::Json;
-use crate::protocol::amqp::encode;
-use crate::transport::{self, Event};
+use crate::model::Name;
+use crate::protocol::amqp::{Terms, encode};
+use crate::transport::{self, Agreed, AmqpConnection, Event, Returned};
 use async_trait::async_trait;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -37,11 +37,6 @@ impl Connection {
     pub fn new(config: Config) -> Self {
         let core = Core { config: Arc::new(config), shared: PerProcess::new() };
         Self { core: Arc::new(core) }
-    }
-
-    /// What the broker says of itself, a JSON object; `None` while there is no live link.
-    pub fn server_properties(&self) -> Option<Json> {
-        Some(self.core.here().live()?.terms.server_properties.clone())
     }
 }
 
@@ -106,5 +101,34 @@ impl transport::Connection for Connection {
         }
         shared.news.notify();
         Ok(())
+    }
+
+    fn amqp(&self) -> Option<&dyn AmqpConnection> {
+        Some(self)
+    }
+}
+
+impl AmqpConnection for Connection {
+    fn agreed(&self) -> Option<Agreed> {
+        let session = self.core.here().live()?;
+        let Terms { heartbeat, channel_max, frame_max, server_properties } = &session.terms;
+        Some(Agreed {
+            heartbeat: *heartbeat,
+            channel_max: *channel_max,
+            frame_max: *frame_max,
+            server_properties: server_properties.clone(),
+        })
+    }
+
+    fn blocked(&self) -> Option<String> {
+        self.core.here().live()?.board.blocked()
+    }
+
+    fn cancelled(&self) -> Option<(u64, Name)> {
+        self.core.here().last()?.board.next_cancelled()
+    }
+
+    fn returned(&self) -> Option<(u64, Returned)> {
+        self.core.here().last()?.board.next_returned()
     }
 }

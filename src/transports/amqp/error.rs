@@ -1,6 +1,6 @@
 //! What a broker's reply codes mean to Kombu's callers.
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Reply};
 
 /// The same error, marked as one of AMQP: programs may catch py-amqp's exceptions.
 pub(super) fn ours(error: Error) -> Error {
@@ -12,6 +12,8 @@ pub(super) fn ours(error: Error) -> Error {
 pub(super) struct Reason {
     pub(super) code: u16,
     pub(super) text: String,
+    /// The class and the method that it is about.
+    pub(super) method: (u16, u16),
 }
 
 impl Reason {
@@ -22,7 +24,7 @@ impl Reason {
             _ => ErrorKind::Channel,
         };
         let text = format!("the broker refused {what} and closed the channel: {self}");
-        ours(Error::new(kind, text).with_code(self.code))
+        ours(Error::new(kind, text).with_code(self.code)).with_reply(self.reply())
     }
 
     /// The error of who uses a connection that the broker has closed.
@@ -30,6 +32,11 @@ impl Reason {
         ours(
             Error::connection(format!("{peer} closed the connection: {self}")).with_code(self.code),
         )
+        .with_reply(self.reply())
+    }
+
+    fn reply(&self) -> Reply {
+        Reply { text: self.text.clone(), method: self.method }
     }
 }
 

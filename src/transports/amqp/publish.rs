@@ -32,6 +32,11 @@ pub(super) async fn publish(
     messages: &[Message],
     options: PublishOptions,
 ) -> Result<()> {
+    let confirming = state.inner.lock().confirming;
+    if !confirming {
+        // The broker may have said goodbye: nothing else would tell that the message is lost.
+        session.link().tend();
+    }
     let limit = session.write_deadline();
     while let Some(why) = session.board.blocked() {
         if timeout_at(limit, unblocked(session)).await.transpose()?.is_none() {
@@ -45,7 +50,6 @@ pub(super) async fn publish(
         encode::publish(state.number, frame_max, message, options.mandatory, &mut frames)?;
         ends.push(frames.len());
     }
-    let confirming = state.inner.lock().confirming;
     let batch = Batch::new();
     let mut from = (0, 0);
     while from.0 < messages.len() {

@@ -34,7 +34,7 @@ impl Shared {
     }
 
     /// The session, alive or not.
-    fn last(&self) -> Option<Arc<Session>> {
+    pub(super) fn last(&self) -> Option<Arc<Session>> {
         self.current.lock().clone()
     }
 

@@ -25,6 +25,9 @@ pub(super) struct ChannelState {
     pub(super) id: u64,
     /// Its number on the link.
     pub(super) number: u16,
+    /// What is added to the channel's own numbers of deliveries: those of its predecessors, which the
+    /// broker has closed, mean nothing here.
+    base: u64,
     pub(super) inner: Mutex<Inner>,
     /// Calls that wait for an answer: they hear of the channel's end.
     pub(super) calls: AtomicUsize,
@@ -43,6 +46,7 @@ pub(super) struct Inner {
     ledger: BTreeMap<u64, (Name, bool)>,
     /// How many of them came by consumers.
     consumed: usize,
+    last_tag: u64,
     pub(super) limit: u32,
     pub(super) paused: bool,
     /// Between `basic.recover` and its answer: what is here comes again.
@@ -73,6 +77,7 @@ pub(super) enum End {
 #[derive(Debug, Default)]
 pub(super) struct ToSettle {
     pub(super) tags: Vec<u64>,
+    base: u64,
     /// The last of them, and with it all that came before it.
     pub(super) together: bool,
 }
@@ -82,10 +87,12 @@ impl ToSettle {
     pub(super) fn encode(&self, channel: u16, how: Settle) -> Vec<u8> {
         let mut out = Vec::new();
         match self.tags.last() {
-            Some(last) if self.together => encode::settle(channel, *last, true, how, &mut out),
+            Some(last) if self.together => {
+                encode::settle(channel, *last - self.base, true, how, &mut out);
+            }
             _ => {
                 for tag in &self.tags {
-                    encode::settle(channel, *tag, false, how, &mut out);
+                    encode::settle(channel, *tag - self.base, false, how, &mut out);
                 }
             }
         }
@@ -94,14 +101,21 @@ impl ToSettle {
 }
 
 impl ChannelState {
-    pub(super) fn new(id: u64, number: u16, news: Arc<Notify>) -> Self {
+    pub(super) fn new(id: u64, number: u16, base: u64, news: Arc<Notify>) -> Self {
         let (inner, in_order) = (Mutex::default(), Mutex::default());
-        Self { id, number, inner, calls: AtomicUsize::new(0), in_order, news }
+        Self { id, number, base, inner, calls: AtomicUsize::new(0), in_order, news }
+    }
+
+    /// The highest number that a delivery had.
+    pub(super) fn last_tag(&self) -> u64 {
+        self.inner.lock().last_tag.max(self.base)
     }
 
     /// Takes a delivery. `false` when its consumer is gone: it is to go back.
     pub(super) fn deliver(&self, wire_tag: &Name, tag: u64, message: Message) -> bool {
         let mut inner = self.inner.lock();
+        let tag = tag + self.base;
+        inner.last_tag = inner.last_tag.max(tag);
         let Some(consumer) = addressee(&mut inner.consumers, wire_tag) else { return false };
         consumer.mail.push_back(Mail { tag, message });
         drop(inner);
@@ -162,9 +176,13 @@ impl ChannelState {
 
     /// Notes the answer to `basic.get`.
     pub(super) fn got(&self, tag: u64, queue: &Name, message: Message, no_ack: bool) -> Delivery {
+        let tag = tag + self.base;
+        let mut inner = self.inner.lock();
+        inner.last_tag = inner.last_tag.max(tag);
         if !no_ack {
-            self.inner.lock().ledger.insert(tag, (queue.clone(), false));
+            inner.ledger.insert(tag, (queue.clone(), false));
         }
+        drop(inner);
         delivery(tag, queue.clone(), message, no_ack)
     }
 
@@ -195,7 +213,7 @@ impl ChannelState {
         if !tags.is_empty() {
             self.news.notify();
         }
-        ToSettle { tags, together }
+        ToSettle { tags, base: self.base, together }
     }
 
     /// The tags of the ledger, oldest first.
@@ -226,7 +244,27 @@ impl ChannelState {
         let Some(at) = at else { return ToSettle::default() };
         let consumer = inner.consumers.remove(at);
         let unseen = if consumer.options.no_ack { VecDeque::new() } else { consumer.mail };
-        ToSettle { tags: unseen.iter().map(|mail| mail.tag).collect(), together: false }
+        let tags = unseen.iter().map(|mail| mail.tag).collect();
+        ToSettle { tags, base: self.base, together: false }
+    }
+
+    /// Removes a consumer; what it had and nobody has seen, which is the user's now.
+    pub(super) fn take_over(&self, tag: &str) -> Vec<Event> {
+        let mut inner = self.inner.lock();
+        let at = inner.consumers.iter().position(|c| *c.options.consumer_tag == *tag);
+        let Some(at) = at else { return Vec::new() };
+        let Consumer { options, mail, .. } = inner.consumers.remove(at);
+        let mut events = Vec::with_capacity(mail.len());
+        for mail in mail {
+            if !options.no_ack {
+                inner.ledger.insert(mail.tag, (options.queue.clone(), true));
+                inner.consumed += 1;
+            }
+            let delivery = delivery(mail.tag, options.queue.clone(), mail.message, options.no_ack);
+            let consumer_tag = options.consumer_tag.clone();
+            events.push(Event { channel: self.id, consumer_tag, delivery });
+        }
+        events
     }
 
     /// The broker has cancelled a consumer: whose it was, and its queue.

@@ -57,6 +57,7 @@ impl Incoming {
             Head::Returned { code, text } => {
                 if let Some(state) = state {
                     state.came_back(Returned { code, text, message });
+                    self.board.came_back();
                 }
             }
         }
@@ -67,7 +68,8 @@ impl Incoming {
         match method {
             connection::AMQPMethod::Close(close) => {
                 let text = close.reply_text.to_string();
-                let reason = Reason { code: close.reply_code, text };
+                let method = (close.class_id, close.method_id);
+                let reason = Reason { code: close.reply_code, text, method };
                 let ok = connection::AMQPMethod::CloseOk(connection::CloseOk {});
                 self.answer(0, AMQPClass::Connection(ok));
                 self.over.get_or_insert(reason.closed(&self.peer));
@@ -90,7 +92,8 @@ impl Incoming {
         match &class {
             AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
                 let text = close.reply_text.to_string();
-                let reason = Reason { code: close.reply_code, text };
+                let method = (close.class_id, close.method_id);
+                let reason = Reason { code: close.reply_code, text, method };
                 let ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
                 self.answer(number, AMQPClass::Channel(ok));
                 if self.board.channel(number).is_some_and(|state| !state.is_waited_for()) {

@@ -1,4 +1,4 @@
-"""The AMQP transport on a real RabbitMQ."""
+"""The AMQP transports on a real RabbitMQ: the native one, and the one over py-amqp."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from servers.rabbitmq import RabbitMQServer
 QUEUE = Queue("jobs", Exchange("jobs.exchange", type="topic"), routing_key="job.#")
 
 
-@pytest.fixture
-def connection(rabbitmq_url: str) -> Iterator[Connection]:
+@pytest.fixture(params=["amqp", "kombu_rs.transport.pyamqp:Transport"], ids=["native", "py-amqp"])
+def connection(rabbitmq_url: str, request: pytest.FixtureRequest) -> Iterator[Connection]:
     """A connection to an empty virtual host."""
-    with Connection(rabbitmq_url, connect_timeout=5) as connection:
+    with Connection(rabbitmq_url, transport=request.param, connect_timeout=5) as connection:
         yield connection
 
 
@@ -157,7 +157,9 @@ def test_a_virtual_host_that_is_not_there(rabbitmq_server: RabbitMQServer) -> No
 
 def test_nobody_listens(rabbitmq_server: RabbitMQServer) -> None:
     connection = Connection("amqp://u:do-not-show@127.0.0.1:1", connect_timeout=2)
-    with pytest.raises(exceptions.OperationalError, match=r"amqp://u:\*\*@127.0.0.1:1") as raised:
+    with pytest.raises(
+        exceptions.OperationalError, match=r"cannot connect to 127.0.0.1:1"
+    ) as raised:
         connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
     assert "do-not-show" not in str(raised.value)
 
@@ -221,13 +223,12 @@ def test_a_connection_that_breaks(
         publish(connection, 1)
         for n, fault in enumerate([proxy.cut, proxy.reset], start=2):
             lost = connection.connection
-            socket = lost.sock
             fault()
             with pytest.raises(connection.recoverable_connection_errors):
                 connection.drain_events(timeout=10)
             publish(connection, n, retry=True)
             assert connection.connection is not lost
-            assert socket.fileno() == -1
+            assert not lost.connected
         assert [m.payload for m in receive(connection, QUEUE, 3)] == [1, 2, 3]
 
 
@@ -253,7 +254,7 @@ def test_heartbeats(
         while time.monotonic() < end:
             check(connection)
         proxy.blackhole()
-        with pytest.raises(exceptions.ConnectionForced, match="Too many heartbeats missed"):
+        with pytest.raises(exceptions.RecoverableConnectionError, match="no sign of life"):
             wait_until(lambda: check(connection), 10, "an error")
         connection.collect()
         proxy.reset()
@@ -307,15 +308,15 @@ class TestTLS:
     def test_an_unknown_authority(self, url: str, tmp_path: Path) -> None:
         other = Authority(tmp_path / "other", name="somebody else")
         for options in (True, {"ca_certs": str(other.ca)}):
-            with pytest.raises(ssl.SSLCertVerificationError, match="verify failed"):
+            with pytest.raises(OSError, match="UnknownIssuer"):
                 Connection(url, ssl=options, connect_timeout=5).connect()
 
     def test_another_host(self, url: str, authority: Authority) -> None:
         options = {"ca_certs": str(authority.ca), "server_hostname": "example.com"}
-        with pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for 'example.com'"):
+        with pytest.raises(OSError, match=r'not valid for name "example\.com"'):
             Connection(url, ssl=options, connect_timeout=5).connect()
 
     def test_a_plain_listener(self, rabbitmq_server: RabbitMQServer) -> None:
         url = rabbitmq_server.url().replace("amqp:", "amqps:")
-        with pytest.raises(ssl.SSLError, match=r"wrong version number|WRONG_VERSION_NUMBER"):
+        with pytest.raises(OSError, match=r"TLS with localhost:\d+ failed"):
             Connection(url, connect_timeout=5).connect()

@@ -152,7 +152,7 @@ def start_script(tmp_path: Path) -> Iterator[StartScript]:
         yield start
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "rabbitmq"])
 def broker(request: pytest.FixtureRequest) -> str:
     """The URL of an empty broker, of each kind that there is."""
     if request.param == "memory":
@@ -160,7 +160,7 @@ def broker(request: pytest.FixtureRequest) -> str:
     return request.getfixturevalue(f"{request.param}_url")
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "rabbitmq"])
 def shared_broker(request: pytest.FixtureRequest) -> str:
     """The URL of an empty broker that processes share."""
     return request.getfixturevalue(f"{request.param}_url")

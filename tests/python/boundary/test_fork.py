@@ -216,11 +216,11 @@ def connections(server: RedisServer) -> int:
 
 
 @pytest.mark.parametrize("way", ["_exit", "exit", "multiprocessing", "billiard"])
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "rabbitmq"])
 def test_forks_on(
     kind: str, way: str, start_script: StartScript, request: pytest.FixtureRequest
 ) -> None:
-    url = "memory://" if kind == "memory" else request.getfixturevalue("sqlite_url")
+    url = "memory://" if kind == "memory" else request.getfixturevalue(f"{kind}_url")
     stress(start_script, url, way, 30)
 
 
@@ -238,7 +238,7 @@ consumer = Consumer(connection, [Queue("loop")], no_ack=True,
                     callbacks=[lambda body, message: got.append(body)])
 consumer.consume()
 connection.register_with_event_loop(hub)
-descriptor = connection.transport.fileno()
+descriptor = connection.connection.fileno()
 producer = Producer(connection.channel())
 
 def until(condition):
@@ -260,7 +260,7 @@ for number in range(30):
     assert os.waitpid(pid, 0)[1] == 0
     producer.publish(["parent", number], routing_key="loop")
     until(lambda: ["parent", number] in got)
-    assert connection.transport.fileno() == descriptor
+    assert connection.connection.fileno() == descriptor
 until(lambda: len(got) >= 40)
 assert sorted(n for who, n in got if who == "child") == list(range(2, 30, 3)), got
 assert [n for who, n in got if who == "parent"] == list(range(30)), got

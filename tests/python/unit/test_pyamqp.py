@@ -10,9 +10,17 @@ from typing import Any
 import amqp
 import pytest
 
-from kombu_rs import Connection, exceptions
-from kombu_rs.transport import get_transport_cls, pyamqp
+from kombu_rs import Connection, exceptions, transport
+from kombu_rs.transport import pyamqp
 from kombu_rs.transport.base import rabbitmq_qos_matches_spec
+
+
+@pytest.fixture(autouse=True)
+def over_py_amqp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the names of AMQP lead to the transport over py-amqp."""
+    for name, cls in (("amqp", "Transport"), ("pyamqp", "Transport"), ("amqps", "SSLTransport")):
+        monkeypatch.setitem(transport.TRANSPORT_ALIASES, name, f"{pyamqp.__name__}:{cls}")
+    monkeypatch.setattr(transport, "_transport_cache", {})
 
 
 class Recorder:
@@ -167,14 +175,12 @@ def test_options_of_queues() -> None:
     }
 
 
-def test_aliases() -> None:
-    assert get_transport_cls("amqp") is get_transport_cls("pyamqp") is pyamqp.Transport
-    assert get_transport_cls("amqps") is pyamqp.SSLTransport
-    transport = Connection("amqps://").transport
-    assert transport.client.ssl is True
-    assert transport.driver_version() == amqp.__version__
-    assert transport.supports_heartbeats
-    assert transport.supports_ev
+def test_what_it_says_of_itself() -> None:
+    over_tls = Connection("amqps://").transport
+    assert over_tls.client.ssl is True
+    assert over_tls.driver_version() == amqp.__version__
+    assert over_tls.supports_heartbeats
+    assert over_tls.supports_ev
 
 
 def run(program: str) -> str:
@@ -194,7 +200,8 @@ def test_without_py_amqp() -> None:
         "import sys; sys.modules['amqp'] = None\n"
         "from kombu_rs import Connection\n"
         "with Connection('memory://') as connection: connection.connect()\n"
-        "try: Connection('amqp://').connect()\n"
+        "assert Connection('amqp://').transport.driver_name == 'kombu-rs'\n"
+        "try: Connection('amqp://', transport='kombu_rs.transport.pyamqp:Transport').connect()\n"
         "except ImportError as error: print(error)\n"
     )
     assert said == "the transport 'amqp' needs py-amqp: pip install 'kombu-rs[amqp]'"

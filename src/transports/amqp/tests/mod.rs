@@ -212,7 +212,7 @@ fn confirms_come_in_any_order_and_a_nack_is_an_error() {
     let channel = run(connection.open_channel()).unwrap();
     let batch = (0..6).map(|body| message("q", &body.to_string())).collect();
     let error = run(channel.publish(batch)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Channel);
+    assert_eq!(error.kind(), ErrorKind::NotTaken);
     assert!(error.to_string().contains("message 3 of the publish to the queue 'q'"), "{error}");
     run(channel.publish(vec![message("q", "x")])).unwrap();
     drop((channel, connection));

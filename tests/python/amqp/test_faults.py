@@ -1,0 +1,294 @@
+"""What becomes of the native AMQP transport's promises when the node, a link or a program fails.
+
+On a node of their own, as they stop it, fill its memory or have it close channels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kombu_rs import Connection, Queue, exceptions
+from servers import reaper
+from servers.process import wait_until
+from servers.rabbitmq import RabbitMQServer
+
+CONFIRMED = {"confirm_publish": True}
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[RabbitMQServer]:
+    """A node that the tests of this module may disturb."""
+    with RabbitMQServer() as server:
+        yield server
+
+
+@pytest.fixture
+def url(node: RabbitMQServer) -> Iterator[str]:
+    """An empty virtual host of it."""
+    name = node.new_vhost()
+    yield node.url(name)
+    node.delete_vhost(name)
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a program: ``start(source, *arguments)``. It is killed after the test."""
+    with ExitStack() as stack:
+
+        def begin(source: str, *arguments: str) -> subprocess.Popen[str]:
+            path = tmp_path / "program.py"
+            path.write_text(textwrap.dedent(source))
+            program = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, path, *arguments],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,
+                )
+            )
+            reaper.adopt_session(program.pid)
+            stack.callback(reaper.release_session, program.pid)
+            stack.callback(program.kill)
+            return program
+
+        yield begin
+
+
+def drain_into(
+    connection: Connection, queue: Queue, enough: Callable[[list[Any]], bool]
+) -> list[Any]:
+    """The bodies that come from a queue, each acknowledged, until there are enough."""
+    got: list[Any] = []
+
+    def handle(body: Any, message: Any) -> None:
+        got.append(body)
+        message.ack()
+
+    with connection.Consumer([queue], callbacks=[handle]):
+        deadline = time.monotonic() + 30
+        while not enough(got):
+            assert time.monotonic() < deadline, f"only {len(got)} came"
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=1)
+    return got
+
+
+PUBLISHER = """
+    import sys
+    from kombu_rs import Connection, Queue
+    with Connection(sys.argv[1], transport_options={"confirm_publish": True}) as connection:
+        producer = connection.Producer()
+        queue = Queue("kept", routing_key="kept")
+        for number in range(10**6):
+            producer.publish(number, routing_key="kept", declare=[queue])
+            print(number, flush=True)
+"""
+
+
+def test_what_was_confirmed_to_a_killed_publisher_is_there(url: str, start: Start) -> None:
+    program = start(PUBLISHER, url)
+    assert program.stdout is not None
+    for _ in range(200):
+        last = int(program.stdout.readline())
+    os.kill(program.pid, signal.SIGKILL)
+    last = max([last, *(int(line) for line in program.stdout.read().split())])
+    with Connection(url) as connection:
+        queue = Queue("kept", routing_key="kept")
+        got = drain_into(connection, queue, lambda got: bool(got) and got[-1] >= last)
+    assert got[: last + 1] == list(range(last + 1))
+
+
+CONSUMER = """
+    import sys
+    from kombu_rs import Connection, Queue
+    def handle(body, message):
+        message.ack()
+        print(body, flush=True)
+    with Connection(sys.argv[1]) as connection:
+        with connection.Consumer([Queue("shared", routing_key="shared")], callbacks=[handle],
+                                 prefetch_count=10):
+            while True:
+                connection.drain_events()
+"""
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_killed_consumers_lose_nothing(url: str, start: Start, kind: str) -> None:
+    queue = Queue("shared", routing_key="shared", queue_arguments={"x-queue-type": kind})
+    consumer = CONSUMER.replace(
+        'key="shared")', f'key="shared", queue_arguments={{"x-queue-type": "{kind}"}})'
+    )
+    seen: set[int] = set()
+    with Connection(url, transport_options=CONFIRMED) as connection:
+        producer = connection.Producer()
+        queue(connection.default_channel).declare()
+        with producer.batch():
+            for number in range(600):
+                producer.publish(number, routing_key="shared")
+        for _ in range(3):
+            program = start(consumer, url)
+            assert program.stdout is not None
+            for _ in range(50):
+                seen.add(int(program.stdout.readline()))
+            os.kill(program.pid, signal.SIGKILL)
+            seen.update(int(line) for line in program.stdout.read().split("\n")[:-1])
+        drain_into(connection, queue, lambda got: seen.union(got) >= set(range(600)))
+
+
+def test_a_node_that_restarts(node: RabbitMQServer, url: str) -> None:
+    queue = Queue("durable", routing_key="durable")
+    with Connection(url, transport_options=CONFIRMED) as connection:
+        producer = connection.Producer()
+        producer.publish("before", routing_key="durable", declare=[queue])
+        node.stop()
+        with pytest.raises(connection.connection_errors):
+            connection.drain_events(timeout=10)
+        policy = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
+        with pytest.raises(exceptions.OperationalError):
+            producer.publish("lost", routing_key="durable", retry=True, retry_policy=policy)
+        node.start()
+        producer.publish("after", routing_key="durable", retry=True)
+        assert drain_into(connection, queue, lambda got: "after" in got) == ["before", "after"]
+
+
+def test_all_connections_closed_by_the_operator(node: RabbitMQServer, url: str) -> None:
+    """Who consumes is told, also when the loss was noticed while nobody waited for messages."""
+    queue, idle = (Queue(name, routing_key=name) for name in ("work", "idle"))
+    with Connection(url, transport_options=CONFIRMED) as connection:
+        producer = connection.Producer()
+        for number in range(2):
+            producer.publish(number, routing_key="work", declare=[queue], retry=True)
+            connection.Consumer([idle], callbacks=[print]).consume()
+            link = connection.connect()
+            node.ctl("close_all_connections", "--global", "the tests say so")
+            wait_until(lambda link=link: not link.connected, 10, "the loss to be noticed")
+            assert connection.connected
+            with pytest.raises(exceptions.ConnectionForced, match="the tests say so"):
+                connection.drain_events(timeout=10)
+            assert not connection.connected
+        assert drain_into(connection, queue, lambda got: len(got) == 2) == [0, 1]
+
+
+def test_a_node_without_memory_blocks_publishers(node: RabbitMQServer, url: str) -> None:
+    """A publish fails in time and says why; consumers go on; the program is told of both turns."""
+    told: list[str | None] = []
+    options = CONFIRMED | {
+        "on_blocked": told.append,
+        "on_unblocked": lambda: told.append(None),
+    }
+    queue = Queue("work", routing_key="work")
+    # The node reads nothing of a connection that it blocks; consumers have one of their own.
+    with Connection(url, transport_options=options) as connection, Connection(url) as consuming:
+        producer = connection.Producer()
+        producer.publish("before", routing_key="work", declare=[queue])
+        consuming.connect()
+        node.ctl("set_vm_memory_high_watermark", "0.00001")
+        try:
+            # The first one after the alarm makes the node tell.
+            with pytest.raises(TimeoutError):
+                producer.publish("during", routing_key="work", timeout=2)
+            with pytest.raises(TimeoutError, match="takes no publishes: low on memory"):
+                producer.publish("refused", routing_key="work", timeout=0.5)
+            drain_into(consuming, queue, lambda got: "before" in got)
+            connection.drain_events(timeout=10)
+            assert told == ["low on memory"]
+        finally:
+            node.ctl("set_vm_memory_high_watermark", "0.4")
+        producer.publish("after", routing_key="work", timeout=30)
+        drain_into(consuming, queue, lambda got: "after" in got)
+        connection.drain_events(timeout=10)
+        assert told == ["low on memory", None]
+
+
+def test_a_callback_that_keeps_the_interpreter_does_not_lose_the_link(url: str) -> None:
+    """For five heartbeats: the node would have closed the connection after two."""
+    sleep = ctypes.PyDLL(None).usleep  # holds the interpreter's lock
+    with Connection(url, heartbeat=1, transport_options=CONFIRMED) as connection:
+        producer = connection.Producer()
+        queue = Queue("slow", routing_key="slow")
+        link = connection.connect()
+        producer.publish("x", routing_key="slow", declare=[queue])
+        drain_into(connection, queue, lambda got: bool(got) and sleep(5_000_000) == 0)
+        producer.publish("still there", routing_key="slow")
+        assert connection.connection is link
+
+
+@pytest.fixture
+def impatient(node: RabbitMQServer) -> Iterator[None]:
+    """Has the node give consumers a second for each message, and look every 200 ms."""
+    given = {"channel_tick_interval": 200, "consumer_timeout": 1000}
+    usual = {"channel_tick_interval": 60_000, "consumer_timeout": 1_800_000}
+    set_all(node, given)
+    yield
+    set_all(node, usual)
+
+
+def set_all(node: RabbitMQServer, settings: dict[str, int]) -> None:
+    """Sets what the node has no configuration for."""
+    for name, value in settings.items():
+        node.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_consumer_that_takes_too_long(url: str) -> None:
+    """The node closes its channel; that is said, with the reason, and the channel serves on."""
+    queue = Queue("work", routing_key="work")
+    with Connection(url) as connection:
+        channel = connection.channel()
+        got: list[Any] = []
+        connection.Producer().publish("x", routing_key="work", declare=[queue])
+        consumer = connection.Consumer([queue], on_message=got.append, channel=channel)
+        consumer.consume()
+        connection.drain_events(timeout=10)
+        with pytest.raises(exceptions.PreconditionFailed, match="delivery acknowledgement"):
+            connection.drain_events(timeout=60)
+        got[0].ack()  # dropped: the node has it back
+        consumer.consume()
+        assert (
+            wait_until(lambda: queue(channel).get(), 10, "the message to come again").payload == "x"
+        )
+
+
+def test_threads_share_channels_and_lose_nothing(url: str) -> None:
+    """Four publish with confirms over one channel, each waits for its own; one link for all."""
+    queue = Queue("threads", routing_key="threads")
+    with Connection(url, transport_options=CONFIRMED) as connection:
+        channel = connection.channel()
+        queue(channel).declare()
+        failed: list[BaseException] = []
+
+        def publish(name: int) -> None:
+            try:
+                producer = connection.Producer(channel)
+                for number in range(100):
+                    producer.publish([name, number], routing_key="threads")
+                    with pytest.raises(exceptions.ChannelError, match="NO_ROUTE"):
+                        producer.publish(name, routing_key=f"nobody-{name}", mandatory=True)
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=publish, args=(name,)) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not failed
+        got = drain_into(connection, queue, lambda got: len(got) == 400)
+    for name in range(4):
+        assert [number for who, number in got if who == name] == list(range(100))
