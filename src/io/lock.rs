@@ -60,59 +60,6 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
-
-    const CHILDREN: usize = 60;
-
-    /// Eight threads that compete for two mutexes, so that most of the time some are asleep.
-    fn compete(rounds: usize) {
-        let locks: Arc<[Mutex<usize>; 2]> = Arc::default();
-        let threads: Vec<_> = (0..8)
-            .map(|start| {
-                let locks = locks.clone();
-                std::thread::spawn(move || {
-                    for round in start..start + rounds {
-                        let mut count = locks[round % 2].lock();
-                        *count += 1;
-                        std::thread::sleep(Duration::from_micros(1)); // the others fall asleep
-                    }
-                })
-            })
-            .collect();
-        for thread in threads {
-            thread.join().expect("no panic");
-        }
-        assert_eq!(locks.iter().map(|count| *count.lock()).sum::<usize>(), 8 * rounds);
-    }
-
-    #[test]
-    fn children_of_competing_threads_do_not_hang() {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let busy = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Acquire) {
-                compete(20);
-            }
-        });
-        for _ in 0..CHILDREN {
-            // SAFETY: the child uses threads and fresh mutexes only, and leaves with _exit.
-            let child = unsafe { libc::fork() };
-            if child == 0 {
-                // SAFETY: the default action of SIGALRM ends a child that hangs.
-                unsafe { libc::alarm(20) };
-                compete(20);
-                // SAFETY: ends the child without running the test harness's exit code.
-                unsafe { libc::_exit(0) };
-            }
-            let mut status = 0;
-            // SAFETY: waits for the child just made.
-            unsafe { libc::waitpid(child, &raw mut status, 0) };
-            assert_eq!(status, 0, "a child hangs");
-        }
-        stop.store(true, Ordering::Release);
-        busy.join().expect("no panic");
-    }
 
     #[test]
     fn a_panic_under_the_lock_does_not_close_it() {
