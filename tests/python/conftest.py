@@ -8,6 +8,9 @@ import pytest
 
 pytest_plugins = ["servers.pytest_plugin"]
 
+#: Faults that every run tests.
+ALWAYS = ("__init__.py", "test_kill.py", "test_tls.py")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of the tests in `faults`."""
@@ -25,8 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the faults under load out unless they are asked for: not all promises are kept yet."""
-    under_load = collection_path.parent.name == "faults" and collection_path.name != "test_tls.py"
+    """Leave most faults under load out unless they are asked for: they take minutes."""
+    under_load = collection_path.parent.name == "faults" and collection_path.name not in ALWAYS
     if under_load and not config.getoption("--faults"):
         return True
     return None

@@ -288,7 +288,8 @@ impl Shared {
         let lists = names().flat_map(|queue| self.config.lists(queue));
         let found = match session.call("to look", &Command::new("EXISTS").args(lists)).await {
             Ok(reply) => reply.as_int() != Some(0),
-            Err(_) if session.is_alive() || session.is_left() => true,
+            // What `get` does then: it takes, goes on over another link, or waits for one.
+            Err(_) if session.is_alive() || session.is_left() || self.is_in_grace() => true,
             Err(error) => return Err(error),
         };
         if found || names().any(|queue| self.fanout.len(queue) > 0) {
