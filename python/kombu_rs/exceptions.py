@@ -437,7 +437,9 @@ def _adopt_amqp() -> None:
     for ours in _AMQP_CLASSES:  # bases before subclasses, or the MRO would not linearise
         parents = tuple(base for base in ours.__bases__ if base is not _AMQPRoot)
         ours.__bases__ = (*parents, getattr(amqp, ours.__name__))
-    MessageNacked.__bases__ = (amqp.MessageNacked,)  # type: ignore[union-attr]
+    nacked = getattr(amqp, "MessageNacked", None)
+    if nacked is not None:
+        MessageNacked.__bases__ = (nacked,)
 
 
 def from_amqp(error: BaseException) -> BaseException:

@@ -138,6 +138,8 @@ def test_messages_go_without_the_collector(broker: str) -> None:
             gc.enable()
 
 
+# `basic_consume` has its arguments in the order of virtual channels.
+@pytest.mark.parametrize("broker", ["memory", "sqlite", "redis"], indirect=True)
 @pytest.mark.parametrize("how", ["collect", "release"])
 def test_connections_go_without_the_collector(broker: str, how: str) -> None:
     """What was given up must not renew its claims until a collection."""
