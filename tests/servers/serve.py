@@ -4,8 +4,8 @@ The command finds their URLs in its environment. For Redis: ``KOMBU_RS_TEST_REDI
 and ``KOMBU_RS_TEST_REDIS_OTHERS``, other versions and servers that refuse something: ``name=url``
 each; ``KOMBU_RS_TEST_REDIS_BARE`` is the one of them that refuses most;
 ``KOMBU_RS_TEST_REDISCLUSTER``, a Redis Cluster. For RabbitMQ: ``KOMBU_RS_TEST_RABBITMQ``;
-``..._TLS``, with TLS; ``..._CA``, the authority of its certificate; and ``..._API``, host and port of
-its management API.
+``..._TLS``, with TLS; ``..._CA``, the authority of its certificate; and ``..._API``, host and port
+of its management API.
 """
 
 from __future__ import annotations
