@@ -67,6 +67,7 @@ def echo_on():
 
 # A stream of numbers: published by one thread, drained by another.
 published, received, all_sent = [], [], threading.Event()
+Queue("stream")(connection.channel()).declare()
 
 def publish_on():
     producer = Producer(connection.channel())
@@ -216,7 +217,7 @@ def connections(server: RedisServer) -> int:
 
 
 @pytest.mark.parametrize("way", ["_exit", "exit", "multiprocessing", "billiard"])
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "rabbitmq"])
 def test_forks_on(
     kind: str, way: str, start_script: StartScript, request: pytest.FixtureRequest
 ) -> None:
