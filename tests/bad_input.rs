@@ -38,7 +38,8 @@ fn an_unknown_scheme_names_the_nearest_and_lists_all() {
         assert!(text.contains("unknown transport") && text.contains(nearest), "{text}");
         assert!(
             text.contains(
-                "memory, redis, rediscluster, redisclusters, rediss, sentinel, sqla, sqlalchemy"
+                "amqp, amqps, librabbitmq, memory, pyamqp, redis, rediscluster, redisclusters, \
+                 rediss, sentinel, sqla, sqlalchemy"
             ),
             "{text}"
         );
