@@ -118,8 +118,8 @@ CONSUMER = """
     import sys
     from kombu_rs import Connection, Queue
     def handle(body, message):
+        print(body, flush=True)  # before it is acknowledged: a kill in between shows it twice
         message.ack()
-        print(body, flush=True)
     with Connection(sys.argv[1]) as connection:
         with connection.Consumer([Queue("shared", routing_key="shared")], callbacks=[handle],
                                  prefetch_count=10):
