@@ -89,7 +89,7 @@ def test_amqp_does_not_depend_on_it(librabbitmq: ModuleType) -> None:
     assert not supports_librabbitmq()
     connection = Connection("amqp://")
     assert connection.transport_cls == "amqp"
-    assert connection.transport.driver_name == "py-amqp"
+    assert connection.transport.driver_name == "kombu-rs"
 
 
 def test_connecting(transport_cls: Any) -> None:
