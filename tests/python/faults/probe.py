@@ -16,15 +16,15 @@ from servers.resp import RespError
 from .fleet import Program
 
 
-def envelope(number: str, exchange: str, queue: str) -> str:
-    """A message as Kombu writes it."""
+def envelope(number: str, exchange: str, queue: str, padding: int = 0) -> str:
+    """A message as Kombu writes it, so many bytes longer than it has to be."""
     body = json.dumps({"id": number}).encode()
     return json.dumps(
         {
             "body": base64.b64encode(body).decode(),
             "content-encoding": "utf-8",
             "content-type": "application/json",
-            "headers": {},
+            "headers": {"padding": "x" * padding},
             "properties": {
                 "delivery_mode": 2,
                 "delivery_info": {"exchange": exchange, "routing_key": queue},
@@ -44,14 +44,14 @@ class Probe:
         self.consumer = consumer
         self._numbers = itertools.count()
 
-    def send(self) -> tuple[str, str]:
-        """One message to its queue and one to its fanout exchange; their ids."""
+    def send(self, padding: int = 0) -> tuple[str, str]:
+        """One message to its queue, with `padding`, and one to its fanout exchange; their ids."""
         number = next(self._numbers)
         direct, fanned = f"direct-{number}", f"fanned-{number}"
         (queue,) = self.consumer.spec["queues"]
         exchange = self.consumer.spec["fanout"]
         with self.server.client() as client:
-            client.command("LPUSH", queue, envelope(direct, "", queue))
+            client.command("LPUSH", queue, envelope(direct, "", queue, padding))
             client.command("PUBLISH", f"/0.{exchange}", envelope(fanned, exchange, ""))
         return direct, fanned
 

@@ -136,10 +136,10 @@ def test_a_delivery_that_did_not_arrive(
     assert len(probe.wait_received(30)) == 2
     keys = Keys(redis_server, QUEUES)
     keys.wait_empty(30)
-    proxy.blackhole("down")
-    number, _ = probe.send()
+    # The consumer hears of the message and takes it, but the answer breaks off.
+    proxy.cut_after(5_000, "down")
+    number, _ = probe.send(padding=100_000)
     wait_until(lambda: keys.waiting() == 0, 30, "the message to be taken")
-    proxy.reset()
     proxy.heal()
     healed = time.monotonic()
     with contextlib.suppress(ServerFailed):
