@@ -24,10 +24,15 @@ COMBINATIONS = [
     ("redis", "gevent"),
     ("rabbitmq", "solo"),
     ("rabbitmq", "prefork"),
+    ("rabbitmq", "gevent"),
+    ("quorum", "prefork"),
     ("sqlite", "solo"),
     ("sqlite", "prefork"),
     ("sqlite", "threads"),
 ]
+
+#: RabbitMQ's quorum queues.
+QUORUM = {"task_default_queue_type": "quorum"}
 
 #: Remote control and events need fanout between processes, which SQL tables do not give.
 broadcasting = pytest.mark.parametrize(
@@ -41,7 +46,7 @@ def empty_broker(name: str, request: pytest.FixtureRequest, folder: Path, stack:
         redis: RedisServer = request.getfixturevalue("module_redis")
         redis.command("FLUSHALL")
         return redis.url()
-    if name == "rabbitmq":
+    if name in ("rabbitmq", "quorum"):
         rabbitmq: RabbitMQServer = request.getfixturevalue("rabbitmq_server")
         vhost = rabbitmq.new_vhost()
         stack.callback(rabbitmq.delete_vhost, vhost)
@@ -58,7 +63,8 @@ def stage(
     folder = tmp_path_factory.mktemp(f"{broker}-{pool}")
     with ExitStack() as stack:
         url = empty_broker(broker, request, folder, stack)
-        made = Stage(settings_for(url, folder), folder, stack)
+        settings = settings_for(url, folder) | (QUORUM if broker == "quorum" else {})
+        made = Stage(settings, folder, stack)
         made.worker(pool=pool, arguments=["--events"])
         yield made
 
