@@ -224,14 +224,15 @@ impl Shared {
         max: usize,
         out: &mut Vec<Delivery>,
     ) -> Result<()> {
-        let mut unwanted = Vec::new();
-        for mut receive in self.unsure.due() {
+        let (mut unwanted, mut failure) = (Vec::new(), None);
+        let mut due = self.unsure.due().into_iter();
+        while let Some(mut receive) = due.next() {
             let found = match self.claims_of(session, &receive.tags).await {
                 Ok(found) => found,
                 Err(error) => {
-                    self.unsure.receives.lock().push(receive);
-                    // What is here is not to be lost: the next call tells of the error.
-                    return if out.is_empty() { Err(error) } else { Ok(()) };
+                    self.unsure.receives.lock().extend(std::iter::once(receive).chain(due));
+                    failure = Some(error);
+                    break;
                 }
             };
             if let Some(pause) = LOOK_AGAIN.get(receive.looked).filter(|_| found.is_empty()) {
@@ -249,10 +250,14 @@ impl Shared {
             }
         }
         if !unwanted.is_empty() {
-            let given_back = self.give_back(&unwanted, Release::Unseen).await;
-            return if out.is_empty() { given_back } else { Ok(()) };
+            // Also after a failure: their leases would be renewed for nobody.
+            failure = self.give_back(&unwanted, Release::Unseen).await.err().or(failure);
         }
-        Ok(())
+        match failure {
+            // What is here is not to be lost: the next call tells of the error.
+            Some(error) if out.is_empty() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     async fn claims_of(&self, session: &Session, tags: &str) -> Result<Vec<Delivery>> {
