@@ -18,9 +18,11 @@ from servers.process import wait_until
 GRACE = 30
 
 
-def test_no_more_links_than_max_connections(redis_url):
+def test_no_more_links_than_max_connections(new_redis):
+    # A server of its own: the links count that other tests of this process have to theirs.
+    url = f"redis://127.0.0.1:{new_redis().port}/0"
     options = {"max_connections": 2}
-    first, second, third = (Connection(redis_url, transport_options=options) for _ in range(3))
+    first, second, third = (Connection(url, transport_options=options) for _ in range(3))
     try:
         first.connect()
         second.connect()
@@ -30,7 +32,7 @@ def test_no_more_links_than_max_connections(redis_url):
         third.connect()
         assert third.connected
         # Who has no limit is not held up, but counts.
-        with Connection(redis_url) as other:
+        with Connection(url) as other:
             other.connect()
     finally:
         for connection in (first, second, third):
