@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -167,12 +168,16 @@ class Consumer(ConsumerMixin):
     def connection_errors(self) -> tuple[type[Exception], ...]:
         return self.connection.connection_errors
 
-    def consume(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        try:
-            yield from super().consume(*args, **kwargs)
-        except self.connection_errors as error:
-            self.journal.error("lost", error)
-            raise
+    @contextmanager
+    def consumer_context(self, **kwargs: Any) -> Iterator[Any]:
+        with super().consumer_context(**kwargs) as context:
+            try:
+                yield context
+            except self.connection_errors as error:
+                # Before the channel is closed, which gives up its messages: others may have them
+                # before this program comes to its next line.
+                self.journal.error("lost", error)
+                raise
 
     def run_plain(self) -> None:
         """Never makes a new connection, channel or consumer: the next use connects again."""
