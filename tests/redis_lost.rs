@@ -1,0 +1,170 @@
+//! Claims whose answer was lost, against a real server (see `redis.rs`) and a proxy between.
+#![cfg(feature = "redis")]
+
+use kombu_rs::error::Result;
+use kombu_rs::io::task::run;
+use kombu_rs::model::{Delivery, Message};
+use kombu_rs::transport::{GetOptions, QueueRef, Store, Url, schemes};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// What the proxy does.
+#[derive(Default)]
+struct Faults {
+    /// Answers are thrown away.
+    swallow: AtomicBool,
+    /// The how manieth question after claims the server does not understand; 0 for none.
+    refuse: AtomicU32,
+    sockets: Mutex<Vec<TcpStream>>,
+}
+
+/// A proxy before the tests' server.
+struct Proxy {
+    server: String,
+    port: u16,
+    faults: Arc<Faults>,
+}
+
+impl Proxy {
+    fn new() -> Self {
+        let url = std::env::var("KOMBU_RS_TEST_REDIS").expect("`make test` starts a server");
+        let server = url.trim_start_matches("redis://").split('/').next().unwrap().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let proxy = Self { server: server.clone(), port, faults: Arc::default() };
+        let faults = proxy.faults.clone();
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, server) = (client.unwrap(), TcpStream::connect(&server).unwrap());
+                let both = [client.try_clone().unwrap(), server.try_clone().unwrap()];
+                faults.sockets.lock().unwrap().extend(both);
+                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let (asked, answered) = (faults.clone(), faults.clone());
+                thread::spawn(move || pass(from, to, |data| asked.ask(data)));
+                thread::spawn(move || {
+                    pass(server, client, |_| !answered.swallow.load(Ordering::SeqCst));
+                });
+            }
+        });
+        proxy
+    }
+
+    fn open(&self, space: &str) -> Arc<dyn Store> {
+        let url = Url::parse(&format!("redis://127.0.0.1:{}/4", self.port)).unwrap();
+        let mut options = schemes::Options::new();
+        options.insert("global_keyprefix".into(), prefix(space).into());
+        schemes::open(&url, &options).unwrap()
+    }
+
+    /// The number that a command of somebody else is answered with.
+    fn number(&self, words: &str) -> i64 {
+        let mut server = TcpStream::connect(&self.server).unwrap();
+        server.write_all(format!("SELECT 4\r\n{words}\r\n").as_bytes()).unwrap();
+        let mut lines = BufReader::new(server).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "+OK");
+        lines.next().unwrap().unwrap().trim_start_matches(':').parse().unwrap()
+    }
+
+    fn length(&self, space: &str, list: &str) -> i64 {
+        self.number(&format!("LLEN {}{list}", prefix(space)))
+    }
+
+    /// Two calls, for one message each of two queues, whose answers do not come.
+    fn lose_two(&self, space: &str, store: &Arc<dyn Store>) {
+        for queue in ["a", "b"] {
+            run(store.put(&queue.into(), &[message(queue)])).unwrap();
+            assert!(take(&**store, &[&format!("not-{queue}")]).unwrap().is_empty());
+        }
+        self.faults.swallow.store(true, Ordering::SeqCst);
+        let calls = ["a", "b"].map(|queue| {
+            let store = store.clone();
+            thread::spawn(move || take(&*store, &[queue]))
+        });
+        let claims = format!("ZCARD {}unacked_index", prefix(space));
+        let start = Instant::now();
+        while self.number(&claims) != 2 {
+            assert!(start.elapsed() < LONG, "two claims");
+            thread::sleep(Duration::from_millis(2));
+        }
+        for socket in self.faults.sockets.lock().unwrap().drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        for call in calls {
+            call.join().unwrap().expect_err("the answer is lost");
+        }
+        self.faults.swallow.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Faults {
+    fn ask(&self, data: &mut [u8]) -> bool {
+        // Not the word in the text of a script.
+        const QUESTION: &[u8] = b"HMGET\r\n";
+        let at = data.windows(QUESTION.len()).position(|part| part == QUESTION);
+        if let Some(at) = at
+            && self.refuse.load(Ordering::SeqCst) > 0
+            && self.refuse.fetch_sub(1, Ordering::SeqCst) == 1
+        {
+            data[at] = b'X';
+        }
+        true
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, look: impl Fn(&mut [u8]) -> bool) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        if look(&mut buffer[..count]) && to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+fn prefix(space: &str) -> String {
+    format!("lost-{space}-{}:", std::process::id())
+}
+
+fn message(text: &str) -> Message {
+    Message { body: text.to_owned().into(), ..Message::default() }
+}
+
+fn take(store: &dyn Store, queues: &[&str]) -> Result<Vec<Delivery>> {
+    let queues: Vec<_> =
+        queues.iter().map(|name| QueueRef { name: (*name).into(), no_ack: false }).collect();
+    run(store.get(&queues, GetOptions { max: 10, arm: false }))
+}
+
+#[test]
+fn one_failed_look_does_not_forget_other_lost_answers() {
+    let (proxy, space) = (Proxy::new(), "looks");
+    let store = proxy.open(space);
+    proxy.lose_two(space, &store);
+    proxy.faults.refuse.store(1, Ordering::SeqCst);
+    take(&*store, &["a", "b"]).expect_err("the first look is refused");
+    assert_eq!(proxy.faults.refuse.load(Ordering::SeqCst), 0);
+    let mut found: Vec<_> = take(&*store, &["a", "b"]).unwrap();
+    found.sort_by(|one, other| one.message.body.cmp(&other.message.body));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!((&found[0].message.body[..], &found[1].message.body[..]), (&b"a"[..], &b"b"[..]));
+}
+
+#[test]
+fn what_was_found_and_is_not_wanted_goes_back_although_another_look_fails() {
+    let (proxy, space) = (Proxy::new(), "back");
+    let store = proxy.open(space);
+    proxy.lose_two(space, &store);
+    proxy.faults.refuse.store(2, Ordering::SeqCst);
+    take(&*store, &["other"]).expect_err("the second look is refused");
+    assert_eq!(proxy.faults.refuse.load(Ordering::SeqCst), 0);
+    assert_eq!(proxy.length(space, "a") + proxy.length(space, "b"), 1);
+    assert!(take(&*store, &["other"]).unwrap().is_empty());
+    assert_eq!((proxy.length(space, "a"), proxy.length(space, "b")), (1, 1));
+    assert_eq!(proxy.number(&format!("ZCARD {}unacked_index", prefix(space))), 0);
+}
