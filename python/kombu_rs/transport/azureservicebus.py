@@ -48,6 +48,7 @@ from ..utils.encoding import safe_str
 from ..utils.json import dumps
 from ..utils.objects import cached_property
 from . import virtual
+from ._channels import WithOptions
 from ._cloud import close_quietly, identity_name, make_identity, number_option, read_payload
 from ._libraries import missing
 
@@ -139,7 +140,7 @@ class SendReceive:
                 receiver.close()
 
 
-class Channel(virtual.Channel):
+class Channel(WithOptions):
     """A channel of Azure Service Bus."""
 
     default_wait_time_seconds: int = 5
@@ -194,16 +195,6 @@ class Channel(virtual.Channel):
         if transport._queue_mgmt_service is None:
             transport._queue_mgmt_service = self._client(ServiceBusAdministrationClient)
         return transport._queue_mgmt_service
-
-    @property
-    def conninfo(self) -> Any:
-        """The :class:`~kombu_rs.Connection`."""
-        return self.connection.client
-
-    @property
-    def transport_options(self) -> dict[str, Any]:
-        """The connection's transport options."""
-        return self.conninfo.transport_options
 
     @property
     def _queue_cache(self) -> dict[str, SendReceive]:

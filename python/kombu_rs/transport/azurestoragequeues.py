@@ -30,6 +30,7 @@ from ..utils.encoding import safe_str
 from ..utils.json import dumps
 from ..utils.objects import cached_property
 from . import virtual
+from ._channels import WithOptions
 from ._cloud import identity_name, make_identity, read_payload
 from ._libraries import missing
 
@@ -61,7 +62,7 @@ AZURITE_ACCOUNT = "devstoreaccount1"
 CHARS_REPLACE_TABLE = {ord(char): ord("-") for char in string.punctuation}
 
 
-class Channel(virtual.Channel):
+class Channel(WithOptions):
     """A channel of Azure Storage Queues."""
 
     #: Kombu's name; nothing reads it.
@@ -84,16 +85,6 @@ class Channel(virtual.Channel):
     def queue_service(self) -> Any:
         """The client of the account, one for all channels of a connection."""
         return self.connection._queue_service
-
-    @property
-    def conninfo(self) -> Any:
-        """The :class:`~kombu_rs.Connection`."""
-        return self.connection.client
-
-    @property
-    def transport_options(self) -> dict[str, Any]:
-        """The connection's transport options."""
-        return self.conninfo.transport_options
 
     @property
     def _queue_name_cache(self) -> dict[str, Any]:

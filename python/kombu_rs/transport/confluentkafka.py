@@ -40,6 +40,7 @@ from ..utils.json import dumps, loads
 from ..utils.objects import cached_property
 from ..utils.url import maybe_sanitize_url
 from . import virtual
+from ._channels import NoAckQueues, QueuesWithoutBindings, WithOptions
 from ._libraries import missing
 
 try:
@@ -208,7 +209,7 @@ class QoS(virtual.QoS):
         self._on_collect.cancel()
 
 
-class Channel(virtual.Channel):
+class Channel(NoAckQueues, QueuesWithoutBindings, WithOptions):
     """A channel on Kafka's topics."""
 
     QoS = QoS
@@ -227,7 +228,6 @@ class Channel(virtual.Channel):
         self._joining: set[str] = set()
         # What the library gave, by delivery tag, until the ledger has it.
         self._records: dict[Any, Any] = {}
-        self._noack_queues: set[str] = set()
         # Whether there is a broker is seen now.
         self.client  # noqa: B018
 
@@ -332,14 +332,6 @@ class Channel(virtual.Channel):
             if exc.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
 
-    def queue_delete(
-        self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
-    ) -> None:
-        """Delete a queue and its bindings; with ``if_empty`` only without messages."""
-        if not any(self.state.queue_bindings(queue)) and not (if_empty and self._size(queue)):
-            self._delete(queue)
-        super().queue_delete(queue, if_unused=if_unused, if_empty=if_empty, **kwargs)
-
     def _size(self, queue: str) -> int:
         """How many messages are not acknowledged, in the partitions that this channel has."""
         consumer = self._kafka_consumers.get(self.sanitize_queue_name(queue))
@@ -376,30 +368,6 @@ class Channel(virtual.Channel):
             raise KafkaException(failures[0])
 
     # Consuming
-
-    def basic_consume(
-        self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any
-    ) -> None:
-        """Start a consumer."""
-        if no_ack:
-            self._noack_queues.add(queue)
-        super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
-
-    def basic_cancel(self, consumer_tag: str) -> None:
-        """Stop a consumer."""
-        if consumer_tag in self._consumers:
-            self._noack_queues.discard(self._tag_to_queue[consumer_tag])
-        super().basic_cancel(consumer_tag)
-
-    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
-        """Take a message, or None; waits ``wait_time_seconds`` for it."""
-        try:
-            message = self.Message(self._get(queue, no_ack=no_ack), channel=self)
-        except Empty:
-            return None
-        if not no_ack:
-            self.qos.append(message, message.delivery_tag)
-        return message
 
     def _poll(self, cycle: Any, callback: Any, timeout: float | None = None) -> Any:
         return cycle.get(callback, timeout=timeout)
@@ -477,11 +445,6 @@ class Channel(virtual.Channel):
     def options(self) -> dict[str, Any]:
         """The connection's options."""
         return self.connection.client.transport_options
-
-    @property
-    def conninfo(self) -> Any:
-        """The :class:`~kombu_rs.Connection`."""
-        return self.connection.client
 
     @cached_property
     def wait_time_seconds(self) -> float:

@@ -26,6 +26,7 @@ from ..utils.json import dumps, loads
 from ..utils.objects import cached_property
 from ..utils.uuid import uuid
 from . import virtual
+from ._channels import QueuesWithoutBindings
 from ._libraries import missing
 
 try:
@@ -49,7 +50,7 @@ class LockError(Exception):
     """Another consumer holds the lock of a queue."""
 
 
-class Channel(virtual.Channel):
+class Channel(QueuesWithoutBindings):
     """A channel on Consul's keys."""
 
     #: Where all queues are.
@@ -192,14 +193,6 @@ class Channel(virtual.Channel):
         self.client.kv.delete(key=self._message_prefix(queue), recurse=True)
         self.client.kv.delete(key=self._key_prefix(queue))
         self.client.kv.delete(key=self._lock_key(queue))
-
-    def queue_delete(
-        self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
-    ) -> None:
-        """Delete a queue and its bindings; with ``if_empty`` only without messages."""
-        if not any(self.state.queue_bindings(queue)) and not (if_empty and self._size(queue)):
-            self._delete(queue)
-        super().queue_delete(queue, if_unused=if_unused, if_empty=if_empty, **kwargs)
 
     def _put(self, queue: str, payload: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
         # As Kombu's, which takes the first key.

@@ -24,6 +24,7 @@ from ..utils.json import dumps, loads
 from ..utils.objects import cached_property
 from ..utils.uuid import uuid
 from . import virtual
+from ._channels import QueuesWithoutBindings
 from ._libraries import missing
 
 try:
@@ -39,7 +40,7 @@ DEFAULT_PORT = 2379
 DEFAULT_HOST = "localhost"
 
 
-class Channel(virtual.Channel):
+class Channel(QueuesWithoutBindings):
     """A channel on etcd's keys."""
 
     #: The directory of all queues.
@@ -125,14 +126,6 @@ class Channel(virtual.Channel):
         # Not with all below it: that may be queues whose names go on after a slash.
         with suppress(etcd.EtcdKeyNotFound, etcd.EtcdDirNotEmpty):
             self.client.delete(key=self._key_prefix(queue), dir=True)
-
-    def queue_delete(
-        self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
-    ) -> None:
-        """Delete a queue and its bindings; with ``if_empty`` only without messages."""
-        if not any(self.state.queue_bindings(queue)) and not (if_empty and self._size(queue)):
-            self._delete(queue)
-        super().queue_delete(queue, if_unused=if_unused, if_empty=if_empty, **kwargs)
 
     def _put(self, queue: str, payload: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
         # etcd numbers and writes it in one step, which needs no lock.

@@ -51,6 +51,7 @@ from ..utils.objects import cached_property
 from ..utils.scheduling import FairCycle
 from ..utils.url import safequote, sanitize_url
 from . import virtual
+from ._channels import NoAckQueues, QueuesWithoutBindings, WithOptions
 from ._pgmq_notify import NotifyWaiter as _NotifyWaiter
 from .virtual.exchange import STANDARD_EXCHANGE_TYPES, TopicExchange
 
@@ -116,7 +117,7 @@ class PGMQTopicExchange(TopicExchange):
         self.channel._put_topic(exchange, message, routing_key, **kwargs)
 
 
-class Channel(virtual.Channel):
+class Channel(NoAckQueues, QueuesWithoutBindings, WithOptions):
     """A channel on pgmq's queues."""
 
     supports_fanout = True
@@ -134,8 +135,6 @@ class Channel(virtual.Channel):
         if PGMQueue is None:
             raise ImportError(MISSING)
         super().__init__(*args, **kwargs)
-        # Consumed without acknowledgements.
-        self._noack_queues: set[str] = set()
         # Whose notifications were switched on here.
         self._notifying: set[str] = set()
 
@@ -228,14 +227,6 @@ class Channel(virtual.Channel):
         self._notifying.discard(name)
         self.pgmq.drop_queue(name)
 
-    def queue_delete(
-        self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
-    ) -> None:
-        """Delete a queue and its bindings; with ``if_empty`` only without messages."""
-        if not any(self.state.queue_bindings(queue)) and not (if_empty and self._size(queue)):
-            self._delete(queue)
-        super().queue_delete(queue, if_unused=if_unused, if_empty=if_empty, **kwargs)
-
     def _purge(self, queue: str) -> int:
         with self._existing(queue):
             return self.pgmq.purge(self.canonical_queue_name(queue))
@@ -313,26 +304,8 @@ class Channel(virtual.Channel):
         self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, *args: Any, **kwargs: Any
     ) -> None:
         """Start a consumer."""
-        if no_ack:
-            self._noack_queues.add(queue)
         self._maybe_enable_notify(queue)
         super().basic_consume(queue, no_ack, callback, consumer_tag, *args, **kwargs)
-
-    def basic_cancel(self, consumer_tag: str) -> None:
-        """Stop a consumer."""
-        if consumer_tag in self._consumers:
-            self._noack_queues.discard(self._tag_to_queue[consumer_tag])
-        super().basic_cancel(consumer_tag)
-
-    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
-        """Take a message, or None."""
-        try:
-            message = self.Message(self._get(queue, no_ack=no_ack), channel=self)
-        except Empty:
-            return None
-        if not no_ack:
-            self.qos.append(message, message.delivery_tag)
-        return message
 
     def drain_events(
         self, timeout: float | None = None, callback: Any = None, **kwargs: Any
@@ -513,16 +486,6 @@ class Channel(virtual.Channel):
         super()._restore(message)
 
     # Settings
-
-    @property
-    def conninfo(self) -> Any:
-        """The :class:`~kombu_rs.Connection`."""
-        return self.connection.client
-
-    @property
-    def transport_options(self) -> dict[str, Any]:
-        """The connection's options."""
-        return self.connection.client.transport_options
 
     @property
     def pgmq(self) -> Any:

@@ -23,6 +23,7 @@ from ..utils.encoding import bytes_to_str, ensure_bytes
 from ..utils.json import dumps, loads
 from ..utils.url import url_to_parts
 from . import virtual
+from ._channels import QueuesWithoutBindings
 from ._libraries import missing
 
 try:
@@ -75,7 +76,7 @@ DEFAULT_PORT = 2181
 ENTRY = "entry-"
 
 
-class Channel(virtual.Channel):
+class Channel(QueuesWithoutBindings):
     """A channel on ZooKeeper's nodes."""
 
     _client: Any = None
@@ -138,14 +139,6 @@ class Channel(virtual.Channel):
         # Not empty: another client has put a message, or there are queues below it.
         with suppress(errors.NoNodeError, errors.NotEmptyError):
             self.client.delete(self._get_path(queue))
-
-    def queue_delete(
-        self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
-    ) -> None:
-        """Delete a queue and its bindings; with ``if_empty`` only without messages."""
-        if not any(self.state.queue_bindings(queue)) and not (if_empty and self._size(queue)):
-            self._delete(queue)
-        super().queue_delete(queue, if_unused=if_unused, if_empty=if_empty, **kwargs)
 
     def _size(self, queue: str) -> int:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...log import get_logger
 from ...utils.objects import cached_property
-from .. import virtual
+from .._channels import WithOptions
 from .._cloud import number_option
 
 __all__ = ("ACK_MODIFY_BATCH_SIZE", "Options", "check_options")
@@ -38,7 +38,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         number_option(options, name, 0, **limits)
 
 
-class Options(virtual.Channel):
+class Options(WithOptions):
     """A channel that has them. They were checked when the connection was made."""
 
     default_wait_time_seconds = 10
@@ -47,16 +47,6 @@ class Options(virtual.Channel):
     default_retry_timeout_seconds = 300
     default_bulk_max_messages = 32
     default_enable_exactly_once_delivery = False
-
-    @property
-    def conninfo(self) -> Any:
-        """The :class:`~kombu_rs.Connection`."""
-        return self.connection.client
-
-    @property
-    def transport_options(self) -> dict[str, Any]:
-        """The connection's transport options."""
-        return self.connection.client.transport_options
 
     @cached_property
     def queue_name_prefix(self) -> str:
