@@ -8,38 +8,17 @@ use kombu_rs::model::{
     Binding, Delivery, Exchange, ExchangeKind, Json, Message, Name, Queue, QueueOptions, Release,
 };
 use kombu_rs::transport::{GetOptions, QueueRef, Store, Url, schemes};
-use serde_json::{Value, json};
+use redis_space::{Space, server};
+use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+mod redis_space;
+
 const LONG: Duration = Duration::from_secs(20);
 
-fn server() -> String {
-    let url = std::env::var("KOMBU_RS_TEST_REDIS")
-        .expect("KOMBU_RS_TEST_REDIS must name a Redis server; `make test` starts one");
-    let place = url.strip_prefix("redis://").unwrap_or(&url);
-    place.split('/').next().unwrap_or(place).to_owned()
-}
-
-/// Keys of one test: stores opened by it share them, other tests do not see them.
-struct Space(String);
-
 impl Space {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Self(format!("test{}-{number}-{}:", std::process::id(), now.as_nanos()))
-    }
-
-    fn open_with(&self, options: Value) -> Arc<dyn Store> {
-        let Value::Object(mut options) = options else { panic!("options are an object") };
-        options.insert("global_keyprefix".into(), self.0.clone().into());
-        let url = Url::parse(&format!("redis://{}/1", server())).unwrap();
-        schemes::open(&url, &options).unwrap()
-    }
-
     fn open(&self) -> Arc<dyn Store> {
         self.open_with(json!({}))
     }

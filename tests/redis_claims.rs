@@ -4,33 +4,18 @@
 
 use kombu_rs::io::task::{run, timeout_at};
 use kombu_rs::model::{Binding, Claim, Delivery, Exchange, ExchangeKind, Json, Message, Release};
-use kombu_rs::transport::{GetOptions, QueueRef, Store, Url, schemes};
+use kombu_rs::transport::{GetOptions, QueueRef, Store};
+use redis_space::{Space, server};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+mod redis_space;
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// Keys of one test.
-struct Space(String);
-
 impl Space {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Self(format!("claims{}-{number}-{}:", std::process::id(), now.as_nanos()))
-    }
-
-    fn open(&self, options: Value) -> Arc<dyn Store> {
-        let Value::Object(mut options) = options else { panic!("options are an object") };
-        options.insert("global_keyprefix".into(), self.0.clone().into());
-        schemes::open(&Url::parse(&format!("redis://{}/1", server())).unwrap(), &options).unwrap()
-    }
-
     /// One command; the answer as the server writes it. `KEY:` in a word stands for the prefix.
     fn command(&self, words: &[&str]) -> String {
         let mut out = String::from("SELECT 1\r\n");
@@ -49,11 +34,6 @@ impl Space {
         assert!(!answer.starts_with('-'), "{answer}");
         answer
     }
-}
-
-fn server() -> String {
-    let server = std::env::var("KOMBU_RS_TEST_REDIS").expect("`make test` starts a server");
-    server.trim_start_matches("redis://").split('/').next().unwrap().to_owned()
 }
 
 fn message(text: &str) -> Message {
@@ -111,7 +91,7 @@ fn short_lived() -> Value {
 #[test]
 fn deliveries_that_came_to_nothing_are_counted() {
     let space = Space::new();
-    let store = space.open(json!({}));
+    let store = space.open_with(json!({}));
     put(&*store, "q", &[message("m")]);
     for (how, before) in [
         (Release::Unseen, Value::Null),
@@ -125,7 +105,7 @@ fn deliveries_that_came_to_nothing_are_counted() {
         release(&*store, claim, how);
     }
     // Without renewal a claim expires even though its owner is there, as in Kombu.
-    let store = space.open(short_lived());
+    let store = space.open_with(short_lived());
     let (message, old) = take_one(&*store, "q");
     assert_eq!(header(&message, "x-delivery-count"), 2);
     let (message, _) = take_one(&*store, "q");
@@ -142,7 +122,7 @@ fn what_is_delivered_too_often_is_a_dead_letter() {
         let space = Space::new();
         let mut options = if how.is_none() { short_lived() } else { json!({}) };
         options["delivery_limit"] = json!(2);
-        let store = space.open(options);
+        let store = space.open_with(options);
         let mut poison = message("poison");
         poison.properties.priority = Some(6);
         put(&*store, "q", &[poison]);
@@ -178,7 +158,7 @@ fn a_claim_of_a_stock_worker_may_die_in_several_queues() {
     let space = Space::new();
     let options =
         json!({"visibility_timeout": 1, "delivery_limit": 1, "dead_letter_queue": "dead"});
-    let store = space.open(options);
+    let store = space.open_with(options);
     let exchange = Exchange {
         name: "ex".into(),
         kind: ExchangeKind::Direct,
@@ -211,7 +191,7 @@ fn a_claim_of_a_stock_worker_may_die_in_several_queues() {
 #[test]
 fn dead_letters_are_replayed() {
     let space = Space::new();
-    let store = space.open(json!({"delivery_limit": 1, "dead_letter_queue": "dead"}));
+    let store = space.open_with(json!({"delivery_limit": 1, "dead_letter_queue": "dead"}));
     for number in 0..450 {
         let queue = if number % 2 == 0 { "even" } else { "odd" };
         put(&*store, queue, &[message(&number.to_string())]);
@@ -246,7 +226,7 @@ fn dead_letters_are_replayed() {
 }
 
 fn expire_some(space: &Space, count: usize) {
-    let dead = space.open(json!({}));
+    let dead = space.open_with(json!({}));
     put(&*dead, "q", &vec![message("m"); count]);
     assert_eq!(take(&*dead, "q", count).len(), count);
     drop(dead);
@@ -261,7 +241,7 @@ fn expire_some(space: &Space, count: usize) {
 fn one_worker_at_a_time_restores() {
     let space = Space::new();
     expire_some(&space, 250);
-    let store = space.open(json!({"unacked_restore_limit": 120}));
+    let store = space.open_with(json!({"unacked_restore_limit": 120}));
     // As redis-py's locks are, with which stock workers take their turns.
     for holder in [["a stock worker", "PX", "300000"], ["kombu-rs-of-a-peer", "PX", "5000"]] {
         space.command(&[&["SET", "KEY:unacked_mutex"], &holder[..]].concat());
@@ -282,7 +262,7 @@ fn the_turn_of_a_dead_worker_ends() {
     let space = Space::new();
     expire_some(&space, 1000);
     let options = json!({"unacked_mutex_expire": 0.5, "unacked_mutex_key": "turn"});
-    let dying = space.open(options.clone());
+    let dying = space.open_with(options.clone());
     wait_until("a turn that is given up half way", || {
         let until = Instant::now() + Duration::from_millis(20);
         let ended = run(async { Ok(timeout_at(until, dying.restore()).await) }).unwrap();
@@ -292,7 +272,7 @@ fn the_turn_of_a_dead_worker_ends() {
     let left = space.command(&["PTTL", "KEY:turn"]);
     let left: i64 = left.trim_start_matches(':').parse().unwrap();
     assert!((1..=500).contains(&left), "{left}");
-    let other = space.open(options);
+    let other = space.open_with(options);
     wait_until("the end of the turn", || run(other.restore()).unwrap() > 0);
     assert_eq!(size(&*other, "q"), 1000, "once each");
 }

@@ -4,13 +4,17 @@
 use kombu_rs::error::Result;
 use kombu_rs::io::task::run;
 use kombu_rs::model::{Delivery, Message};
-use kombu_rs::transport::{GetOptions, QueueRef, Store, Url, schemes};
+use kombu_rs::transport::{GetOptions, QueueRef, Store};
+use redis_space::{Space, server};
+use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+mod redis_space;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -33,8 +37,7 @@ struct Proxy {
 
 impl Proxy {
     fn new() -> Self {
-        let url = std::env::var("KOMBU_RS_TEST_REDIS").expect("`make test` starts a server");
-        let server = url.trim_start_matches("redis://").split('/').next().unwrap().to_owned();
+        let server = server();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let proxy = Self { server: server.clone(), port, faults: Arc::default() };
@@ -55,30 +58,28 @@ impl Proxy {
         proxy
     }
 
-    fn open(&self, space: &str) -> Arc<dyn Store> {
-        let url = Url::parse(&format!("redis://127.0.0.1:{}/4", self.port)).unwrap();
-        let mut options = schemes::Options::new();
-        options.insert("global_keyprefix".into(), prefix(space).into());
-        schemes::open(&url, &options).unwrap()
+    fn open(&self, space: &Space) -> Arc<dyn Store> {
+        space.open_at(&format!("127.0.0.1:{}", self.port), json!({}))
     }
 
     /// The number that a command of somebody else is answered with.
     fn number(&self, words: &str) -> i64 {
         let mut server = TcpStream::connect(&self.server).unwrap();
-        server.write_all(format!("SELECT 4\r\n{words}\r\n").as_bytes()).unwrap();
+        server.write_all(format!("SELECT 1\r\n{words}\r\n").as_bytes()).unwrap();
         let mut lines = BufReader::new(server).lines();
         assert_eq!(lines.next().unwrap().unwrap(), "+OK");
         lines.next().unwrap().unwrap().trim_start_matches(':').parse().unwrap()
     }
 
-    fn length(&self, space: &str, list: &str) -> i64 {
-        self.number(&format!("LLEN {}{list}", prefix(space)))
+    fn length(&self, space: &Space, list: &str) -> i64 {
+        self.number(&format!("LLEN {}{list}", space.0))
     }
 
     /// Two calls, for one message each of two queues, whose answers do not come.
-    fn lose_two(&self, space: &str, store: &Arc<dyn Store>) {
+    fn lose_two(&self, space: &Space, store: &Arc<dyn Store>) {
+        let publisher = space.open_with(json!({}));
         for queue in ["a", "b"] {
-            run(store.put(&queue.into(), &[message(queue)])).unwrap();
+            run(publisher.put(&queue.into(), &[message(queue)])).unwrap();
             assert!(take(&**store, &[&format!("not-{queue}")]).unwrap().is_empty());
         }
         self.faults.swallow.store(true, Ordering::SeqCst);
@@ -86,7 +87,7 @@ impl Proxy {
             let store = store.clone();
             thread::spawn(move || take(&*store, &[queue]))
         });
-        let claims = format!("ZCARD {}unacked_index", prefix(space));
+        let claims = format!("ZCARD {}unacked_index", space.0);
         let start = Instant::now();
         while self.number(&claims) != 2 {
             assert!(start.elapsed() < LONG, "two claims");
@@ -127,10 +128,6 @@ fn pass(mut from: TcpStream, mut to: TcpStream, look: impl Fn(&mut [u8]) -> bool
     let _ = to.shutdown(Shutdown::Both);
 }
 
-fn prefix(space: &str) -> String {
-    format!("lost-{space}-{}:", std::process::id())
-}
-
 fn message(text: &str) -> Message {
     Message { body: text.to_owned().into(), ..Message::default() }
 }
@@ -143,9 +140,9 @@ fn take(store: &dyn Store, queues: &[&str]) -> Result<Vec<Delivery>> {
 
 #[test]
 fn one_failed_look_does_not_forget_other_lost_answers() {
-    let (proxy, space) = (Proxy::new(), "looks");
-    let store = proxy.open(space);
-    proxy.lose_two(space, &store);
+    let (proxy, space) = (Proxy::new(), Space::new());
+    let store = proxy.open(&space);
+    proxy.lose_two(&space, &store);
     proxy.faults.refuse.store(1, Ordering::SeqCst);
     take(&*store, &["a", "b"]).expect_err("the first look is refused");
     assert_eq!(proxy.faults.refuse.load(Ordering::SeqCst), 0);
@@ -157,14 +154,14 @@ fn one_failed_look_does_not_forget_other_lost_answers() {
 
 #[test]
 fn what_was_found_and_is_not_wanted_goes_back_although_another_look_fails() {
-    let (proxy, space) = (Proxy::new(), "back");
-    let store = proxy.open(space);
-    proxy.lose_two(space, &store);
+    let (proxy, space) = (Proxy::new(), Space::new());
+    let store = proxy.open(&space);
+    proxy.lose_two(&space, &store);
     proxy.faults.refuse.store(2, Ordering::SeqCst);
     take(&*store, &["other"]).expect_err("the second look is refused");
     assert_eq!(proxy.faults.refuse.load(Ordering::SeqCst), 0);
-    assert_eq!(proxy.length(space, "a") + proxy.length(space, "b"), 1);
+    assert_eq!(proxy.length(&space, "a") + proxy.length(&space, "b"), 1);
     assert!(take(&*store, &["other"]).unwrap().is_empty());
-    assert_eq!((proxy.length(space, "a"), proxy.length(space, "b")), (1, 1));
-    assert_eq!(proxy.number(&format!("ZCARD {}unacked_index", prefix(space))), 0);
+    assert_eq!((proxy.length(&space, "a"), proxy.length(&space, "b")), (1, 1));
+    assert_eq!(proxy.number(&format!("ZCARD {}unacked_index", space.0)), 0);
 }

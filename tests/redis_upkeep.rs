@@ -6,33 +6,14 @@ use kombu_rs::io::task::run;
 use kombu_rs::model::{
     Binding, Delivery, Exchange, ExchangeKind, Json, Message, Name, Queue, QueueOptions, Release,
 };
-use kombu_rs::transport::{GetOptions, QueueOrder, QueueRef, Store, Url, schemes};
-use serde_json::{Value, json};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use kombu_rs::transport::{GetOptions, QueueOrder, QueueRef, Store};
+use redis_space::Space;
+use serde_json::json;
 use std::time::{Duration, Instant};
 
+mod redis_space;
+
 const LONG: Duration = Duration::from_secs(20);
-
-/// Keys of one test.
-struct Space(String);
-
-impl Space {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Self(format!("upkeep{}-{number}-{}:", std::process::id(), now.as_nanos()))
-    }
-
-    fn open(&self, options: Value) -> Arc<dyn Store> {
-        let Value::Object(mut options) = options else { panic!("options are an object") };
-        options.insert("global_keyprefix".into(), self.0.clone().into());
-        let server = std::env::var("KOMBU_RS_TEST_REDIS").expect("`make test` starts a server");
-        let place = server.trim_start_matches("redis://").split('/').next().unwrap().to_owned();
-        schemes::open(&Url::parse(&format!("redis://{place}/1")).unwrap(), &options).unwrap()
-    }
-}
 
 fn message(text: &str) -> Message {
     Message { body: text.to_owned().into(), ..Message::default() }
@@ -103,13 +84,13 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 #[test]
 fn overdue_claims_of_a_living_owner_come_back_to_who_asks() {
     let space = Space::new();
-    let store = space.open(json!({"visibility_timeout": 0.6}));
+    let store = space.open_with(json!({"visibility_timeout": 0.6}));
     put(&*store, "q", &["1", "2", "3"]);
     let taken = take(&*store, &["q"], 3);
     let since = Instant::now();
     assert_eq!(run(store.reclaim(None)).unwrap(), 0, "they are not overdue");
     // Renewed all the while, and so not taken by others.
-    let other = space.open(json!({"visibility_timeout": 0.6}));
+    let other = space.open_with(json!({"visibility_timeout": 0.6}));
     while since.elapsed() < Duration::from_millis(900) {
         assert_eq!(run(other.reclaim(None)).unwrap(), 0);
     }
@@ -133,7 +114,7 @@ fn overdue_claims_of_a_living_owner_come_back_to_who_asks() {
 
 #[test]
 fn rejected_messages_go_behind_those_that_wait() {
-    let store = Space::new().open(json!({}));
+    let store = Space::new().open_with(json!({}));
     put(&*store, "q", &["1", "2", "3"]);
     let taken = take(&*store, &["q"], 2);
     let claims: Vec<_> = taken.into_iter().map(|delivery| delivery.claim).collect();
@@ -151,7 +132,7 @@ fn the_first_queues_come_first_where_that_is_asked_for() {
     for (strategy, order) in
         [("round_robin", QueueOrder::RoundRobin), ("priority", QueueOrder::Priority)]
     {
-        let store = Space::new().open(json!({"queue_order_strategy": strategy}));
+        let store = Space::new().open_with(json!({"queue_order_strategy": strategy}));
         assert_eq!(store.capability().queue_order, order);
         put(&*store, "b", &["b1", "b2"]);
         put(&*store, "a", &["a1", "a2"]);
@@ -165,7 +146,7 @@ fn the_first_queues_come_first_where_that_is_asked_for() {
 
 #[test]
 fn bindings_of_expired_queues_are_swept() {
-    let store = Space::new().open(json!({"min_binding_ttl": 200, "keyprefix_queue": "b(%s)"}));
+    let store = Space::new().open_with(json!({"min_binding_ttl": 200, "keyprefix_queue": "b(%s)"}));
     run(store.declare_queue(&expiring("short", Some(50)))).unwrap();
     run(store.declare_queue(&expiring("long", None))).unwrap();
     bind(&*store, "alone", "short");
@@ -186,12 +167,12 @@ fn bindings_of_expired_queues_are_swept() {
 #[test]
 fn bindings_of_consumed_queues_are_kept() {
     let space = Space::new();
-    let store = space.open(json!({"min_binding_ttl": 400}));
+    let store = space.open_with(json!({"min_binding_ttl": 400}));
     run(store.declare_queue(&expiring("q", Some(100)))).unwrap();
     bind(&*store, "ex", "q");
     run(store.subscribe(&"q".into())).unwrap();
     take(&*store, &["q"], 1);
-    let other = space.open(json!({}));
+    let other = space.open_with(json!({}));
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(2) {
         assert_eq!(run(other.sweep(10)).unwrap(), 0);
