@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from kombu_rs import Connection, Consumer, Exchange, Queue
+from kombu_rs import Connection, Consumer, Exchange, Queue, launcher
 from kombu_rs.exceptions import BrokerConnectionError, OperationalError
 from kombu_rs.utils.uuid import uuid
 from servers.process import wait_until
@@ -92,6 +92,25 @@ def test_messages_have_their_priorities_and_claims(redis_cluster, connect, key):
         assert (got[3].payload, got[3].delivery_info["redelivered"]) == ("low", True)
         got[3].ack()
     wait_until(lambda: master.command("EXISTS", f"{key}unacked", f"{key}unacked_index") == 0)
+
+
+def test_dead_letters_can_be_replayed(redis_cluster, connect, tag, capsys):
+    connection = connect(delivery_limit=1)
+    channel = connection.channel()
+    queue, dead = Queue("q")(channel), Queue("q.dead")(channel)
+    connection.Producer().publish("x", routing_key="q")
+    queue.get().requeue()
+    assert queue.get() is None
+    letter = dead.get()
+    assert letter.payload == "x"
+    assert letter.headers["x-death"][0]["queue"] == "q"
+    letter.requeue()
+    command = ["replay", redis_cluster.url(), "q.dead", "--option", f"hash_tag={tag}"]
+    assert launcher.main(command) == 0
+    assert capsys.readouterr().out == "moved 1 dead letters out of 'q.dead'\n"
+    message = queue.get()
+    assert message.payload == "x"
+    message.ack()
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["classic", "sharded"])
