@@ -192,7 +192,12 @@ impl Channel {
         let callback =
             slf.get().callbacks.lock().get(&event.consumer_tag).map(|found| found.clone_ref(py));
         let Some(callback) = callback else {
-            return Ok(()); // cancelled meanwhile: its messages go back when the channel closes
+            // Cancelled meanwhile, by another thread.
+            let this = slf.get();
+            return match event.delivery.settled {
+                true => Ok(()),
+                false => this.run(py, this.inner.reject(&event.delivery.claim.tag, true)),
+            };
         };
         let message = Self::received(slf, event.delivery, Some(&event.consumer_tag))?;
         callback.call1(py, (message,)).map(drop)
@@ -524,12 +529,14 @@ impl Channel {
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
         let tag = tag_text(consumer_tag)?;
+        // The callback last: until then another thread may deliver.
+        let cancelled = match self.is_closed() {
+            true => Ok(()),
+            false => self.run(py, self.inner.cancel(&tag)),
+        };
         self.forget_callback(&tag);
         self.no_ack_consumers.bind(py).discard(&tag)?;
-        if self.is_closed() {
-            return Ok(());
-        }
-        self.run(py, self.inner.cancel(&tag))
+        cancelled
     }
 
     /// Take one message, or None when the queue is empty.
@@ -709,8 +716,16 @@ impl Channel {
         self.inner.credit()
     }
 
-    /// Closes the core's channel: consumers end, unacknowledged messages go back if ``restore``.
-    fn _close(&self, py: Python<'_>, restore: bool) -> PyResult<()> {
+    /// Closes the core's channel: consumers end, unacknowledged messages go back if ``restore``,
+    /// within so many seconds.
+    #[pyo3(signature = (restore, timeout=None))]
+    fn _close(
+        &self,
+        py: Python<'_>,
+        restore: bool,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let _budget = Budget::start(timeout)?;
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }

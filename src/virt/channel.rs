@@ -61,6 +61,17 @@ struct Inner {
     registered: bool,
 }
 
+impl Inner {
+    /// The next delivery in the mailbox that has a consumer, and that consumer. Those of consumers that
+    /// are being cancelled are on their way back.
+    fn next_mail(&self) -> Option<(usize, usize)> {
+        self.mailbox.iter().enumerate().find_map(|(mail, delivery)| {
+            let consumer = self.consumers.iter().position(|c| c.queue == delivery.claim.queue)?;
+            Some((mail, consumer))
+        })
+    }
+}
+
 impl ChannelState {
     fn new(id: u64) -> Self {
         let inner = Inner {
@@ -79,7 +90,7 @@ impl ChannelState {
 
     pub(super) fn has_mail(&self) -> bool {
         let inner = self.inner.lock();
-        inner.active && !inner.mailbox.is_empty()
+        inner.active && inner.next_mail().is_some()
     }
 
     /// What it holds.
@@ -98,14 +109,14 @@ impl ChannelState {
         if !inner.active {
             return None;
         }
-        let delivery = inner.mailbox.pop_front()?;
+        let (mail, consumer) = inner.next_mail()?;
+        let delivery = inner.mailbox.remove(mail)?;
         if !delivery.settled {
             inner.unsettled_mail -= 1;
             inner.ledger.append(delivery.claim.clone());
         }
         // Several consumers of one queue take turns.
-        let at = inner.consumers.iter().position(|c| c.queue == delivery.claim.queue)?;
-        let consumer = inner.consumers.remove(at);
+        let consumer = inner.consumers.remove(consumer);
         let consumer_tag = consumer.consumer_tag.clone();
         inner.consumers.push(consumer);
         Some(Event { channel: self.id, consumer_tag, delivery })
@@ -149,8 +160,8 @@ impl ChannelState {
         if order == QueueOrder::Sorted {
             queues.sort_by(|a, b| a.name.cmp(&b.name));
         }
-        // A message taken with no_ack is lost with the process: one at a time, as it is asked for.
-        let one = !ahead && queues.iter().any(|queue| queue.no_ack);
+        // A message taken with no_ack cannot be given back: one at a time, as it is asked for.
+        let one = queues.iter().any(|queue| queue.no_ack);
         let max = if one { 1 } else { credit.max(1) };
         (!queues.is_empty()).then_some((queues, max))
     }
@@ -391,17 +402,19 @@ impl transport::Channel for Channel {
         let (session, state) = self.parts()?;
         let Some((queue, last)) = state.remove_consumer(consumer_tag) else { return Ok(()) };
         session.shared.changed.notify();
-        if last {
-            session.settle().await?;
-            let unseen = state.unmail(false);
-            if !unseen.is_empty() {
-                session.shared.give_back(&unseen, Release::Unseen).await?;
-            }
-            if !session.shared.is_consumed(&queue) {
-                session.shared.store.unsubscribe(&queue).await?;
-            }
+        if !last {
+            return Ok(());
         }
-        Ok(())
+        // As in `close`, each step is tried.
+        let mut outcome = session.settle().await;
+        let unseen = state.unmail(false);
+        if !unseen.is_empty() {
+            outcome = outcome.and(session.shared.give_back(&unseen, Release::Unseen).await);
+        }
+        if !session.shared.is_consumed(&queue) {
+            outcome = outcome.and(session.shared.store.unsubscribe(&queue).await);
+        }
+        outcome
     }
 
     async fn get(&self, queue: &Name, no_ack: bool) -> Result<Option<Delivery>> {

@@ -20,7 +20,7 @@ from ..exceptions import (
 )
 from ..message import Message
 from ..utils.url import maybe_sanitize_url
-from . import base
+from . import _at_exit, base
 
 __all__ = ("Channel", "QoS", "Statistics", "Transport", "queue_declare_ok_t")
 
@@ -157,6 +157,7 @@ class Channel(_native.Channel, Replaceable, base.StdChannel):  # type: ignore[mi
             self.body_encoding = options["body_encoding"]
         connection._add_channel(self)
         connection.channels.append(self)
+        _at_exit.remember(self)
 
     @property
     def supports_fanout(self) -> bool:
@@ -201,6 +202,7 @@ class Channel(_native.Channel, Replaceable, base.StdChannel):  # type: ignore[mi
         try:
             self._close(self.do_restore)
         finally:
+            _at_exit.forget(self)
             transport._forget_channel(self)
             self.connection = None
 

@@ -19,6 +19,8 @@ pub(super) struct Popped {
     pub(super) tag: String,
     /// The message.
     pub(super) message: Bytes,
+    /// To which end of the list it goes: `RPUSH` to be the next, `LPUSH` to be the last.
+    pub(super) push: &'static str,
 }
 
 /// What `RPOP` brings. What is still in it when it is dropped goes back over this or a later link;
@@ -103,7 +105,7 @@ impl Inner {
     fn give_back(&self, message: Bytes) {
         if let Some(shared) = self.shared.upgrade() {
             let (list, tag) = (self.list.clone(), self.tag.clone());
-            shared.unsure.not_claimed(Popped { list, tag, message });
+            shared.unsure.not_claimed(Popped { list, tag, message, push: "RPUSH" });
         }
     }
 }

@@ -36,6 +36,7 @@ mod shared;
 mod store;
 mod switches;
 mod unacked;
+mod unclaimed;
 mod unsure;
 mod watch;
 

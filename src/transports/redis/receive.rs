@@ -193,15 +193,16 @@ impl Shared {
             let tag: Name = format!("{tags}{number}").into();
             match envelope::decode(raw.clone()) {
                 Ok(message) => {
-                    let claim = Claim {
-                        tag: tag.clone(),
-                        queue: source.queue.name.clone(),
-                        handle: self.config.claim_handle(source.step),
+                    let settled = source.queue.no_ack;
+                    let handle = match source.claimed || settled {
+                        true => self.config.claim_handle(source.step),
+                        false => raw.clone(),
                     };
+                    let queue = source.queue.name.clone();
+                    let claim = Claim { tag: tag.clone(), queue, handle };
                     if source.claimed {
                         held.push(tag);
                     }
-                    let settled = !source.claimed;
                     taken.deliveries.push(Delivery { message, claim, settled });
                 }
                 Err(error) => {

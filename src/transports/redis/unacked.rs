@@ -74,6 +74,9 @@ impl Shared {
         if how == Release::Discard {
             return self.settle(claims).await;
         }
+        if !self.config.ack_emulation {
+            return self.put_unclaimed_back(claims, how).await;
+        }
         let mut order: Vec<&Claim> = {
             let mut held = self.held.lock();
             claims.iter().filter(|claim| held.remove(&claim.tag).is_some()).collect()

@@ -172,7 +172,7 @@ impl Shared {
             let tag = &message.tag;
             commands.push(Command::new("HDEL").arg(self.config.unacked()).arg(tag));
             commands.push(Command::new("ZREM").arg(self.config.unacked_index()).arg(tag));
-            commands.push(Command::new("RPUSH").arg(&message.list).arg(&message.message));
+            commands.push(Command::new(message.push).arg(&message.list).arg(&message.message));
         }
         session.transaction("to put messages back", &commands).await?;
         keeping.popped.clear();

@@ -1,0 +1,53 @@
+"""Channels that are open when the interpreter ends: what they have not acknowledged goes back.
+
+Stock Kombu does it for its virtual channels. Without it a program that ends by an exception would hide
+its messages from others until their claims expire.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from multiprocessing.util import Finalize, register_after_fork
+from typing import Any
+
+from ..log import get_logger
+
+__all__ = ("forget", "remember")
+
+logger = get_logger("kombu.virtual")
+
+#: Seconds that each channel has: a broker that is gone does not keep a program from ending.
+PATIENCE = 2.0
+
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def remember(channel: Any) -> None:
+    """Close ``channel`` at the end of the process, unless it is forgotten before."""
+    _open.add(channel)
+
+
+def forget(channel: Any) -> None:
+    """Do not close ``channel`` any more."""
+    _open.discard(channel)
+
+
+def _close_all() -> None:
+    for channel in list(_open):
+        try:
+            channel._close(channel.do_restore, PATIENCE)
+        except Exception as exc:
+            logger.warning("cannot give back what %r has not acknowledged: %r", channel, exc)
+
+
+def _see_to_the_end(*_: object) -> None:
+    # Children of multiprocessing end with its finalizers, and without those of `atexit`.
+    Finalize(None, _close_all, exitpriority=1)
+
+
+_see_to_the_end()
+# A child's finalizers are its own, and multiprocessing begins by clearing them. Of the channels that
+# it inherits only what it has received itself goes back.
+os.register_at_fork(after_in_child=_see_to_the_end)
+register_after_fork(_see_to_the_end, _see_to_the_end)
