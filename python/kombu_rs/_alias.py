@@ -33,20 +33,28 @@ def _target_of(name: str) -> str:
 class _SharedModule:
     """Loads ``kombu.x`` by importing ``kombu_rs.x`` and giving out that module."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, spec: Any) -> None:
         self.target = target
-        self._own_spec: Any = None
+        self._spec = spec
 
     def create_module(self, spec: Any) -> ModuleType:
         # Imported here, not in find_spec: a module that appears in sys.modules while its spec
         # is looked for makes importlib load it a second time.
         module = importlib.import_module(self.target)
-        self._own_spec = module.__spec__
+        self._spec = module.__spec__
         return module
+
+    # For ``python -m kombu.x``, which runs it under another name.
+
+    def get_code(self, fullname: str) -> Any:
+        return self._spec.loader.get_code(self.target)
+
+    def get_source(self, fullname: str) -> Any:
+        return self._spec.loader.get_source(self.target)
 
     def exec_module(self, module: ModuleType) -> None:
         # importlib has just given it the alias's spec; reload() and pickle need its own.
-        module.__spec__ = self._own_spec
+        module.__spec__ = self._spec
         _served.add(self.target)
         _share_hidden_children(self.target, module)
         for needed in _EXPECTED.get(self.target, ()):
@@ -86,15 +94,15 @@ class _KombuFinder:
             # During an import of the target itself the alias was never there.
             _served.discard(name)
             del sys.modules[name]
-        if name not in sys.modules and importlib.util.find_spec(name) is None:
-            # Raised, not None: the next finder would find an installed Kombu.
-            raise ModuleNotFoundError(
-                f"No module named {fullname!r}: kombu is kombu-rs in this process, and it has "
-                f"no module {name!r}",
-                name=fullname,
-            )
-        loader: Any = _SharedModule(name)
-        return importlib.machinery.ModuleSpec(fullname, loader)
+        own = importlib.util.find_spec(name)
+        if own is None:
+            # As for any missing module. No other finder finds it either: they look where the alias of
+            # its package says, which is here.
+            return None
+        loader: Any = _SharedModule(name, own)
+        spec = importlib.machinery.ModuleSpec(fullname, loader, origin=own.origin)
+        spec.submodule_search_locations = own.submodule_search_locations
+        return spec
 
 
 def _installed() -> bool:

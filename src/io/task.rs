@@ -194,11 +194,22 @@ impl Waiter for PollWaiter {
     }
 }
 
-/// poll(2) over `wants`. `Ok(false)` when a signal interrupted it.
+/// How a sleep in poll(2) ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// A descriptor is ready.
+    Ready,
+    /// The time is over.
+    TimedOut,
+    /// By a signal.
+    Interrupted,
+}
+
+/// poll(2) over `wants`.
 ///
 /// # Errors
 /// `Internal` when the kernel refuses the call.
-pub fn poll_fds(wants: &Wants) -> Result<bool> {
+pub fn poll_fds(wants: &Wants) -> Result<Woken> {
     let mut fds: Vec<libc::pollfd> = wants
         .fds
         .iter()
@@ -221,12 +232,15 @@ pub fn poll_fds(wants: &Wants) -> Result<bool> {
     });
     // SAFETY: `fds` is a live array of that many pollfd.
     let done = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
-    if done >= 0 {
-        return Ok(true);
+    if done > 0 {
+        return Ok(Woken::Ready);
+    }
+    if done == 0 {
+        return Ok(Woken::TimedOut);
     }
     let error = std::io::Error::last_os_error();
     if error.kind() == std::io::ErrorKind::Interrupted {
-        return Ok(false);
+        return Ok(Woken::Interrupted);
     }
     Err(Error::internal("poll(2) failed").with_source(error))
 }

@@ -5,6 +5,7 @@ use super::{amqp, body};
 use crate::io::lock::Mutex;
 use crate::model::Message;
 use pyo3::exceptions::{PyException, PyRuntimeError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -68,6 +69,10 @@ impl PublishBatch {
 
 #[pymethods]
 impl PublishBatch {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.channel)
+    }
+
     #[new]
     #[pyo3(signature = (channel, max_size=1000))]
     pub(super) fn new(channel: Py<Channel>, max_size: usize) -> Self {

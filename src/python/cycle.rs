@@ -3,6 +3,7 @@
 use crate::io::lock::Mutex;
 use crate::virt;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -17,10 +18,21 @@ use pyo3::types::PyDict;
 /// before the fields below are written, and a collection that this sets off would visit them.
 #[pyclass(subclass, frozen, weakref, module = "kombu_rs._native")]
 pub struct FairCycle {
-    fun: Py<PyAny>,
-    resources: Py<PyAny>,
-    predicate: Py<PyAny>,
+    fun: Mutex<Py<PyAny>>,
+    resources: Mutex<Py<PyAny>>,
+    predicate: Mutex<Py<PyAny>>,
     pos: Mutex<usize>,
+}
+
+/// What an attribute is now.
+fn read<'py>(py: Python<'py>, attribute: &Mutex<Py<PyAny>>) -> Bound<'py, PyAny> {
+    attribute.lock().clone_ref(py).into_bound(py)
+}
+
+/// Sets an attribute; what it was is dropped when the lock is free again.
+fn write(attribute: &Mutex<Py<PyAny>>, value: Py<PyAny>) {
+    let old = std::mem::replace(&mut *attribute.lock(), value);
+    drop(old);
 }
 
 #[pymethods]
@@ -34,25 +46,45 @@ impl FairCycle {
         predicate: Option<Py<PyAny>>,
     ) -> Self {
         let default = || py.get_type::<pyo3::exceptions::PyException>().into_any().unbind();
-        Self { fun, resources, predicate: predicate.unwrap_or_else(default), pos: Mutex::new(0) }
+        Self {
+            fun: Mutex::new(fun),
+            resources: Mutex::new(resources),
+            predicate: Mutex::new(predicate.unwrap_or_else(default)),
+            pos: Mutex::new(0),
+        }
     }
 
     /// What is called for each resource.
     #[getter]
-    fn fun(&self, py: Python<'_>) -> Py<PyAny> {
-        self.fun.clone_ref(py)
+    fn fun<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        read(py, &self.fun)
+    }
+
+    #[setter]
+    fn set_fun(&self, value: Py<PyAny>) {
+        write(&self.fun, value);
     }
 
     /// What is asked.
     #[getter]
-    fn resources(&self, py: Python<'_>) -> Py<PyAny> {
-        self.resources.clone_ref(py)
+    fn resources<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        read(py, &self.resources)
+    }
+
+    #[setter]
+    fn set_resources(&self, value: Py<PyAny>) {
+        write(&self.resources, value);
     }
 
     /// The exception that says "nothing here".
     #[getter]
-    fn predicate(&self, py: Python<'_>) -> Py<PyAny> {
-        self.predicate.clone_ref(py)
+    fn predicate<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        read(py, &self.predicate)
+    }
+
+    #[setter]
+    fn set_predicate(&self, value: Py<PyAny>) {
+        write(&self.predicate, value);
     }
 
     /// Whose turn it is, as an index.
@@ -67,12 +99,12 @@ impl FairCycle {
     }
 
     fn _next<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let resources = self.resources.bind(py);
+        let resources = read(py, &self.resources);
         let count = resources.len()?;
         let turn = virt::next_turn(&mut self.pos.lock(), count);
         match turn {
             Some(turn) => resources.get_item(turn),
-            None => Err(PyErr::from_value(self.predicate.bind(py).call0()?)),
+            None => Err(PyErr::from_value(read(py, &self.predicate).call0()?)),
         }
     }
 
@@ -82,18 +114,19 @@ impl FairCycle {
     ///     predicate: as the last resource raised it, after one round in vain.
     #[pyo3(signature = (callback, **kwargs))]
     fn get<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         callback: &Bound<'py, PyAny>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
         let mut tried = 0;
         loop {
-            let resource = self._next(py)?;
-            match self.fun.bind(py).call((resource, callback), kwargs) {
-                Err(error) if error.matches(py, self.predicate.bind(py))? => {
+            // A subclass may have its own.
+            let resource = slf.call_method0(intern!(py, "_next"))?;
+            match read(py, &this.fun).call((resource, callback), kwargs) {
+                Err(error) if error.matches(py, read(py, &this.predicate))? => {
                     tried += 1;
-                    if tried >= self.resources.bind(py).len()? {
+                    if tried >= read(py, &this.resources).len()? {
                         return Err(error);
                     }
                 }
@@ -106,13 +139,18 @@ impl FairCycle {
     fn close(&self) {}
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let resources = self.resources.bind(py);
+        let resources = read(py, &self.resources);
         let count = resources.len()?;
         Ok(format!("<FairCycle: {}/{count} {}>", self.pos(), resources.str()?))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.fun)?;
-        visit.call(&self.resources)
+        // Whoever holds a lock has the object, so it is no garbage.
+        for attribute in [&self.fun, &self.resources, &self.predicate] {
+            if let Some(attribute) = attribute.try_lock() {
+                visit.call(&*attribute)?;
+            }
+        }
+        Ok(())
     }
 }

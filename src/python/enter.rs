@@ -4,7 +4,7 @@ use super::errors::{OrRaise, to_python};
 use super::{budget, logs, waiters};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::fork;
-use crate::io::task::{self, Driver, Waiter, Wants};
+use crate::io::task::{self, Driver, Waiter, Wants, Woken};
 use pyo3::prelude::*;
 use std::future::Future;
 use std::pin::Pin;
@@ -76,14 +76,23 @@ struct Detached;
 
 impl Waiter for Detached {
     fn wait(&self, wants: &Wants) -> Result<()> {
-        if task::poll_fds(wants)? {
-            return Ok(());
+        match task::poll_fds(wants)? {
+            Woken::Ready => return Ok(()),
+            // A signal may have come between two sleeps: who sleeps again and again, as before a
+            // locked file, would never hear of it. Only the main thread runs handlers.
+            Woken::TimedOut if !is_main_thread() => return Ok(()),
+            Woken::TimedOut | Woken::Interrupted => {}
         }
         task::handle_signals(super::callbacks::check_signals).map_err(|error| {
             super::callbacks::restore(error);
             Error::new(ErrorKind::Interrupted, "a signal handler raised")
         })
     }
+}
+
+fn is_main_thread() -> bool {
+    // SAFETY: both only ask.
+    unsafe { libc::syscall(libc::SYS_gettid) == libc::c_long::from(libc::getpid()) }
 }
 
 /// As `block_on`, sleeping on the hub of gevent or eventlet. The GIL is released for each poll only:

@@ -2,6 +2,7 @@
 
 use super::channel::Channel;
 use super::enter::enter;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -31,6 +32,10 @@ impl QoS {
             enter(channel.py(), channel.get().inner().qos(prefetch_count))?;
         }
         Ok(Self { channel: channel.unbind() })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.channel)
     }
 
     /// The channel it belongs to.

@@ -19,7 +19,12 @@ from time import monotonic
 from typing import Any
 
 from .. import _native
-from ..exceptions import RecoverableConnectionError
+from ..exceptions import (
+    BrokerConnectionError,
+    ConnectionError,
+    ConnectionLimitExceeded,
+    RecoverableConnectionError,
+)
 from ..utils.uuid import uuid
 from . import native, virtual
 from .virtual.exchange import STANDARD_EXCHANGE_TYPES, ExchangeType
@@ -517,6 +522,10 @@ class Transport(native.Transport, virtual.Transport):
     """
 
     Channel = Channel
+
+    #: Without a link no error of the system is one of the broker: those are of a program's own
+    #: callbacks, and nothing is to be tried again.
+    connection_errors = (ConnectionError, BrokerConnectionError, ConnectionLimitExceeded)
 
     #: Seconds between looks for messages, for channels that have their own way to get them.
     polling_interval: float | None = 1.0

@@ -118,6 +118,20 @@ def test_an_error_of_a_callback_keeps_nothing(broker: str) -> None:
         assert living(references) == []
 
 
+# An AMQP channel has no `qos`.
+@pytest.mark.parametrize("broker", ["memory", "sqlite", "redis"], indirect=True)
+@pytest.mark.parametrize("what", ["qos", "create_publish_batch"])
+def test_what_a_channel_has_of_itself_is_collected(broker: str, what: str) -> None:
+    connection = Connection(broker)
+    channel: Any = connection.channel()
+    made = getattr(channel, what)
+    channel.mine = made(10) if callable(made) else made
+    reference = weakref.ref(channel)
+    connection.release()
+    del connection, channel, made
+    assert not living([reference])
+
+
 def test_messages_go_without_the_collector(broker: str) -> None:
     """A busy consumer makes many: they must not wait for a collection."""
     with Connection(broker) as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
 from .conftest import StartScript
 
@@ -223,4 +224,36 @@ except connection.connection_errors as error:
     script.send(signal.SIGTERM)
     script.expect("released", timeout=AT_ONCE)
     script.expect("ended", timeout=AT_ONCE)
+    script.finish()
+
+
+def test_handlers_run_before_a_locked_file(tmp_path: Path, start_script: StartScript) -> None:
+    """A call that sleeps again and again hears of signals that come while it is awake."""
+    script = start_script(
+        """
+import signal, sqlite3, time
+connection = Connection(url, transport_options={"busy_timeout": 0.4})
+queue = connection.SimpleQueue("q")
+queue.put(1)
+other = sqlite3.connect(url.partition(":///")[2], isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+seen, late = [], 0
+signal.signal(signal.SIGALRM, lambda *_: seen.append(time.monotonic()))
+for number in range(40):
+    seen.clear()
+    start, delay = time.monotonic(), 0.01 + number * 0.002
+    signal.setitimer(signal.ITIMER_REAL, delay)
+    try:
+        queue.put(2)
+    except connection.connection_errors:
+        pass
+    end = time.monotonic()
+    assert seen, "not even after the call"
+    late += seen[0] > end - 0.1
+assert not late, late
+say("heard")
+""",
+        f"sqla+sqlite:///{tmp_path}/broker.sqlite",
+    )
+    script.expect("heard", timeout=60)
     script.finish()

@@ -67,6 +67,8 @@ def test_never_falls_through(other_kombu):
         import kombu_rs; kombu_rs.install_as_kombu()
         import kombu
         assert not hasattr(kombu, "OTHER")
+        import importlib.util
+        assert importlib.util.find_spec("kombu.only_there") is None
         try:
             import kombu.only_there
         except ModuleNotFoundError as exc:
@@ -75,7 +77,21 @@ def test_never_falls_through(other_kombu):
         path=[other_kombu],
     )
     assert status == 0, err
-    assert "No module named 'kombu.only_there': kombu is kombu-rs in this process" in out
+    assert out == "No module named 'kombu.only_there'\n"
+
+
+@pytest.mark.parametrize("module", ["kombu.clocks", "kombu.transport.pyro"])
+def test_modules_can_be_run(module, other_kombu):
+    status, _, err = python(
+        """
+        import runpy, sys
+        runpy.run_module(sys.argv[1], run_name="not main", alter_sys=True)
+        """,
+        module,
+        run=True,
+        path=[other_kombu],
+    )
+    assert status == 0, err
 
 
 def test_too_late(other_kombu):

@@ -110,6 +110,26 @@ def test_consumer_mixin_goes_on_after_a_lost_connection(broker):
     assert program.starts == 2
 
 
+@pytest.mark.parametrize("url", ["memory://", "sqla+sqlite:///{}/broker.sqlite"])
+def test_errors_of_callbacks_are_not_those_of_a_link(url, tmp_path):
+    def missing(**_):
+        tried.append(1)
+        raise FileNotFoundError
+
+    with Connection(url.format(tmp_path)) as connection:
+        connection.Producer().publish(1, routing_key="jobs", declare=[Program.queue])
+        program = Program(connection, limit=1)
+        program.on_job = lambda body, message: message.ack() or missing()
+        tried = []
+        with pytest.raises(FileNotFoundError):
+            program.run()
+        with pytest.raises(FileNotFoundError):
+            connection.ensure(connection, missing, max_retries=3)()
+        with pytest.raises(FileNotFoundError):
+            connection.autoretry(missing, max_retries=3)()
+    assert len(tried) == 3
+
+
 def test_consumer_mixin_timeout(broker):
     program = Program(broker.connect(), limit=1)
     with pytest.raises(socket.timeout):

@@ -211,6 +211,19 @@ def test_fair_cycle():
         FairCycle(take, ["empty", "empty"], Nothing).get(None)
     with pytest.raises(Nothing):
         FairCycle(take, [], Nothing).get(None)
+    cycle.resources = ["c", "d"]
+    assert cycle.get(None) == "c"
+    cycle.fun = lambda resource, callback: {"c": 1}[resource]
+    cycle.predicate = KeyError
+    assert [cycle.get(None), cycle.get(None)] == [1, 1]
+
+
+def test_fair_cycle_has_hooks():
+    class Last(FairCycle):
+        def _next(self):
+            return self.resources[-1]
+
+    assert Last(lambda resource, callback: resource, [1, 2]).get(None) == 2
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import base, virtual
-from ..native import Transport as _Native
+from ..native_virtual import Transport as _Native
 from . import engines
 from .channel import Channel
 from .choice import reason_for_sqlalchemy
