@@ -485,7 +485,10 @@ class Connection(_native.Connection, Retrying):
             default = self.transport.default_connection_params
         else:
             default = {}
-        hostname = self.hostname or default.get("hostname")
+        hostname = self.hostname
+        if not hostname:
+            hostname = default.get("hostname") or "localhost"
+            logger.warning("No hostname was supplied. Reverting to default %r", hostname)
         if self.uri_prefix:
             hostname = f"{self.uri_prefix}+{hostname}"
         return (

@@ -77,7 +77,7 @@ pub fn to_json(dict: Option<&Bound<'_, PyAny>>) -> PyResult<Json> {
     let mut out = Vec::with_capacity(256);
     dumps(dict.py(), dict, &mut out)?;
     if out.first() != Some(&b'{') {
-        let text = format!("expected a dict, got {}", dict.get_type().name()?);
+        let text = format!("headers and arguments must be dicts, got {}", dict.get_type().name()?);
         return Err(pyo3::exceptions::PyTypeError::new_err(text));
     }
     Ok(Json::from_valid(out))

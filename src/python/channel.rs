@@ -613,11 +613,17 @@ impl Channel {
         &self,
         py: Python<'_>,
         prefetch_size: u64,
-        prefetch_count: Option<u32>,
+        prefetch_count: Option<i64>,
         apply_global: bool,
     ) -> PyResult<()> {
         let _ = (prefetch_size, apply_global); // AMQP only: here the limit is the channel's
-        self.run(py, self.inner.qos(prefetch_count.unwrap_or(0)))
+        let count = prefetch_count.unwrap_or(0);
+        let limit = u32::try_from(count).map_err(|_| {
+            let most = u32::MAX;
+            let text = format!("prefetch_count must be from 0 (no limit) to {most}, got {count}");
+            PyValueError::new_err(text)
+        })?;
+        self.run(py, self.inner.qos(limit))
     }
 
     /// Pause (``False``) or go on with deliveries.

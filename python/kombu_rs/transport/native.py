@@ -230,7 +230,7 @@ class Transport(_native.Transport, Replaceable, base.Transport):  # type: ignore
     driver_type = "kombu-rs"
     driver_name = "kombu-rs"
 
-    connection_errors = (
+    connection_errors: tuple[type[BaseException], ...] = (
         ConnectionError,
         BrokerConnectionError,
         ConnectionLimitExceeded,

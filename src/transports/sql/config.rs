@@ -107,7 +107,8 @@ fn typed<T: serde::de::DeserializeOwned>(name: &str, value: &Value, expected: &s
 
 fn seconds(name: &str, value: f64) -> Result<Duration> {
     Duration::try_from_secs_f64(value).map_err(|_| {
-        Error::invalid(format!("transport option {name:?} must not be negative, got {value}"))
+        let text = "must be a number of seconds from 0 to about 1e19";
+        Error::invalid(format!("transport option {name:?} {text}, got {value:?}"))
     })
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
 import socket
 from time import monotonic
@@ -337,3 +338,14 @@ def test_who_gives_up_connecting_does_not_begin_again():
     assert not isinstance(raised.value, connection.connection_errors)
     with pytest.raises(connection.connection_errors):
         connection.connect()
+
+
+def test_a_missing_host_is_told(caplog):
+    assert Connection("redis://").info()["hostname"] == "localhost"
+    assert caplog.record_tuples == [
+        (
+            "kombu.connection",
+            logging.WARNING,
+            "No hostname was supplied. Reverting to default 'localhost'",
+        )
+    ]

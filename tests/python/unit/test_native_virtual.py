@@ -94,7 +94,7 @@ class TestOperations:
         assert channel.message_to_python(raw).payload == {"n": 1}
 
     def test_what_is_no_message_is_refused(self, channel):
-        with pytest.raises(TypeError, match="expected a dict, got str"):
+        with pytest.raises(TypeError, match="must be dicts, got str"):
             channel._put("q", "text")
 
     def test_queues(self, channel):
