@@ -41,7 +41,7 @@ pub enum ErrorKind {
     Cancelled,
     /// A handle was used after it was closed (`kombu.exceptions.RecoverableConnectionError`-like).
     Closed,
-    /// A limit is reached: `channel_max`, `max_connections`, a full disk or broker
+    /// A limit is reached: `channel_max`, `max_connections`, a full broker
     /// (`kombu.exceptions.ConnectionLimitExceeded` and friends; of a full broker with a driver
     /// `ChannelError`).
     Limit,

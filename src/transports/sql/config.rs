@@ -239,7 +239,7 @@ mod tests {
             // Nothing of SQLAlchemy's is accepted and ignored.
             ("sqla+sqlite:///x.db", json!({"pool_size": 1}), ErrorKind::Invalid, "SQLAlchemy"),
             ("sqla+sqlite:///x.db", json!({"busy_timeout": "x"}), ErrorKind::Type, "busy_timeout"),
-            ("sqla+sqlite:///x.db", json!({"busy_timeout": -1}), ErrorKind::Invalid, "negative"),
+            ("sqla+sqlite:///x.db", json!({"busy_timeout": -1}), ErrorKind::Invalid, "from 0"),
             ("sqla+sqlite:///x.db", json!({"synchronous": "off"}), ErrorKind::Type, "\"full\""),
             ("sqla+sqlite:///x.db", json!({"queue_tablename": 3}), ErrorKind::Type, "table name"),
         ];

@@ -34,7 +34,7 @@ pub(super) fn is_fatal(error: &rusqlite::Error) -> bool {
 pub(super) fn convert(operation: &str, location: &Location, error: rusqlite::Error) -> Error {
     let what = |text: &str| format!("{operation}: {text} (SQLite database {location})");
     let converted = match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => Error::limit(what("the disk is full")),
+        Some(ErrorCode::DiskFull) => Error::connection(what("the disk is full")),
         Some(ErrorCode::ReadOnly) => Error::new(
             crate::error::ErrorKind::Auth,
             what("the file or its directory may not be written to"),

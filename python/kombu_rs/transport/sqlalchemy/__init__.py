@@ -5,7 +5,7 @@ What stands behind the prefix is SQLAlchemy's URL: ``sqla+sqlite:///file.db``,
 The layout of the tables is Kombu's (see :mod:`.models`), for which there are two engines:
 
 - **Files of SQLite** are served natively. SQLAlchemy is not needed, waiting does not poll, and what
-  a dead worker had taken comes back.
+  a dead worker had taken comes back. A full disk stops consuming, too: a claim is written.
 - **SQLAlchemy** serves everything else: other databases, SQLite in memory, and files of SQLite when
   there is a transport option that is an argument of ``create_engine`` (``connect_args``, ``echo``,
   ``pool_size``, ...). The native engine has none of these, and a setting that does nothing would

@@ -40,7 +40,7 @@ fn a_full_disk_puts_all_or_nothing() {
     limit(1); // SQLite keeps it at the present size
     let big = vec![message("small"), message("x".repeat(100_000))];
     let error = task::run(store.put(&"q".into(), &big)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
     assert!(error.to_string().contains("disk is full"), "{error}");
     limit(1_000_000);
     assert_eq!(bodies(&get(&store, "q", 9)), ["before"]);
