@@ -15,6 +15,7 @@ from __future__ import annotations
 from .channel import Channel, Message
 from .connection import Connection
 from .message import BasicMessage
+from .statistics import Statistics
 from .transport import DEFAULT_PORT, DEFAULT_SSL_PORT, SSLTransport, Transport
 
 __all__ = (
@@ -25,5 +26,6 @@ __all__ = (
     "Connection",
     "Message",
     "SSLTransport",
+    "Statistics",
     "Transport",
 )
