@@ -45,10 +45,6 @@ class AmqpTransport(base.Transport):
         """Open a channel."""
         return connection.channel()
 
-    def close_channel(self, channel: Any) -> None:
-        """Close a channel."""
-        channel.close()
-
     def drain_events(self, connection: Any, **kwargs: Any) -> Any:
         """Wait for an event and handle it.
 
@@ -155,10 +151,10 @@ class AmqpTransport(base.Transport):
 class OverTLS(AmqpTransport):
     """Added to a transport: over TLS, whatever the connection's ``ssl`` says."""
 
-    def __init__(self, client: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(client, *args, **kwargs)
-        if not client.ssl:
-            client.ssl = True
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.client.ssl:
+            self.client.ssl = True
 
 
 def address(hostname: str, port: Any, ssl: Any = None) -> str:

@@ -1,7 +1,8 @@
-"""``librabbitmq://``: RabbitMQ through the C client ``librabbitmq``.
+"""RabbitMQ through the C client ``librabbitmq``.
 
-That client's last release builds on Python 3.10 and older. ``amqp://`` never uses it; see
-:mod:`kombu_rs.transport.pyamqp` for a transport that has TLS and heartbeats too.
+For programs that use its objects: ``transport="kombu_rs.transport.librabbitmq:Transport"`` beside
+the URL. That client's last release builds on Python 3.10 and older, and it has neither TLS nor
+heartbeats. ``librabbitmq://`` alone is :mod:`kombu_rs.transport.amqp`.
 """
 
 from __future__ import annotations
@@ -131,6 +132,9 @@ class Transport(AmqpTransport):
     driver_name = "librabbitmq"
 
     implements = base.Transport.implements.extend(asynchronous=True, heartbeats=False)
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        super().__init__(client, **kwargs)
 
     def driver_version(self) -> str:
         """Version of the C client."""

@@ -172,9 +172,8 @@ class Transport(AmqpTransport):
 
     driver_name = "py-amqp"
 
-    def __init__(self, client: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(client, *args, **kwargs)
-        self._last: Any = None
+    # The newest connection.
+    _last: Any = None
 
     def driver_version(self) -> str:
         """Version of py-amqp."""

@@ -1,4 +1,4 @@
-"""``amqp://``, ``amqps://`` and ``pyamqp://``: RabbitMQ and its relatives, natively.
+"""``amqp://``, ``amqps://``, ``pyamqp://``, ``librabbitmq://``: RabbitMQ and relatives, natively.
 
 One link for each connection, shared by any number of threads. Heartbeats are sent and missed ones
 are noticed by a native thread, whatever Python does meanwhile. Channels and messages look as

@@ -45,6 +45,10 @@ class Transport(AmqpTransport):
 
         return __version__
 
+    def close_channel(self, channel: Any) -> None:
+        """Close a channel."""
+        channel.close()
+
     def _options(self, parts: Any) -> dict[str, Any]:
         given = self.client.transport_options or {}
         others = {
