@@ -30,4 +30,9 @@ def register(name: str = "kombu-rs") -> None:
         raise RuntimeError(
             "kombu is kombu-rs in this process: redis://, memory:// and sqla+sqlite:// are ours"
         )
-    kombu.transport.TRANSPORT_ALIASES[name] = "kombu_rs.transport:Transport"
+    aliases = kombu.transport.TRANSPORT_ALIASES
+    aliases[name] = "kombu_rs.transport:Transport"
+    # Kombu takes the URL of an alternate apart when it switches to it.
+    for scheme in ("amqp", "amqps", "pyamqp"):
+        transport = "SSLTransport" if scheme == "amqps" else "Transport"
+        aliases[f"{name}+{scheme}"] = f"kombu_rs.transport.amqp:{transport}"

@@ -216,7 +216,16 @@ async fn handshake(stream: &mut Stream) -> std::io::Result<()> {
         if !stream.is_current() {
             return Err(std::io::Error::other("the process has forked meanwhile"));
         }
-        match stream.receive(&mut early)? {
+        let received = stream.receive(&mut early).map_err(|error| {
+            let of_tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+            match of_tls {
+                Some(rustls::Error::InvalidMessage(_)) => {
+                    std::io::Error::other(format!("{error}: does the server speak TLS?"))
+                }
+                _ => error,
+            }
+        })?;
+        match received {
             Received::End => {
                 return Err(std::io::Error::other("the server has closed: does it speak TLS?"));
             }

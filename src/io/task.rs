@@ -61,6 +61,8 @@ pub struct Wants {
     pub fds: Vec<(RawFd, Interest)>,
     /// The earliest instant at which to poll again.
     pub until: Option<Instant>,
+    /// Until when the caller waits.
+    deadline: Option<Instant>,
     /// Descriptors to read from that have other waiters too: one sleeper is enough. [`block_on`]
     /// turns them into `fds` or follows; others call [`Wants::lead_all`].
     led: Vec<(RawFd, Arc<Lead>)>,
@@ -127,6 +129,12 @@ pub fn watch_until(instant: Instant) {
     with_current(|wants| {
         wants.until = Some(wants.until.map_or(instant, |known| known.min(instant)));
     });
+}
+
+/// Until when the caller of the future that is being polled waits, if that is limited: the future is
+/// polled once more then, and may say why it is not done.
+pub fn deadline() -> Option<Instant> {
+    CURRENT.with_borrow(|stack| stack.last().and_then(|wants| wants.deadline))
 }
 
 fn with_current(change: impl FnOnce(&mut Wants)) {
@@ -306,18 +314,24 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A driver for the calling thread or greenlet.
+    /// A driver for the calling thread or greenlet, which waits until `deadline`.
     ///
     /// # Errors
     /// `Limit` when the process has no descriptors left.
-    pub fn new() -> Result<Self> {
+    pub fn new(deadline: Option<Instant>) -> Result<Self> {
         let parker = Parker::take()?;
         Ok(Self {
             waker: Waker::from(parker.clone()),
             parker,
-            wants: Wants::default(),
+            wants: Wants { deadline, ..Wants::default() },
             leads: Vec::new(),
         })
+    }
+
+    /// Whether the caller does not wait any longer: to be asked before [`Driver::poll`], so that the
+    /// future has been polled after its time.
+    pub fn is_late(&self) -> bool {
+        self.wants.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Polls once.
@@ -326,8 +340,8 @@ impl Driver {
         poll_with(future, &self.waker, &mut self.wants)
     }
 
-    /// What to sleep on, until `deadline` at the latest; `None` when news came in while polling.
-    pub fn before_sleep(&mut self, deadline: Option<Instant>) -> Option<&Wants> {
+    /// What to sleep on, until the deadline at the latest; `None` when news came in while polling.
+    pub fn before_sleep(&mut self) -> Option<&Wants> {
         self.parker
             .state
             .compare_exchange(AWAKE, SLEEPING, Ordering::AcqRel, Ordering::Acquire)
@@ -339,7 +353,7 @@ impl Driver {
             }
         }
         self.wants.fds.push((self.parker.bell.as_raw_fd(), Interest::READ));
-        self.wants.until = match (self.wants.until, deadline) {
+        self.wants.until = match (self.wants.until, self.wants.deadline) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
@@ -392,15 +406,16 @@ pub fn block_on<F: Future + ?Sized>(
     waiter: &dyn Waiter,
     deadline: Option<Instant>,
 ) -> Result<Option<F::Output>> {
-    let mut driver = Driver::new()?;
+    let mut driver = Driver::new(deadline)?;
     loop {
+        let late = driver.is_late();
         if let Poll::Ready(value) = driver.poll(future.as_mut()) {
             return Ok(Some(value));
         }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if late {
             return Ok(None);
         }
-        let Some(wants) = driver.before_sleep(deadline) else { continue };
+        let Some(wants) = driver.before_sleep() else { continue };
         let waited = waiter.wait(wants);
         driver.after_sleep();
         waited?;

@@ -11,7 +11,7 @@ use rustls::{
     CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
     SignatureScheme,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// How far the server's certificate is checked.
@@ -29,6 +29,8 @@ pub enum Verify {
 /// What a user says about TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsOptions {
+    /// What stands before the names of these options where the user writes them: for errors.
+    pub prefix: &'static str,
     /// How far the server's certificate is checked.
     pub verify: Verify,
     /// A PEM file of trusted authorities instead of the system's.
@@ -60,6 +62,14 @@ const CIPHERS: [(&str, CipherSuite); 6] = [
 ];
 
 impl TlsOptions {
+    /// Checks what is wrong whatever the server is.
+    ///
+    /// # Errors
+    /// `Invalid` naming a cipher suite that there is not, and those that there are.
+    pub fn check(&self) -> Result<()> {
+        self.provider().map(drop)
+    }
+
     /// The provider with what may be spoken.
     fn provider(&self) -> Result<Arc<CryptoProvider>> {
         let Some(names) = &self.ciphers else { return Ok(provider()) };
@@ -70,8 +80,9 @@ impl TlsOptions {
                 None => {
                     let known: Vec<_> = CIPHERS.iter().map(|(name, _)| *name).collect();
                     return Err(Error::invalid(format!(
-                        "ssl_ciphers: there is no {name:?} here; there are {}, and those of TLS 1.3, \
+                        "{}ciphers: there is no {name:?} here; there are {}, and those of TLS 1.3, \
                          which need not be named",
+                        self.prefix,
                         known.join(":")
                     )));
                 }
@@ -82,6 +93,20 @@ impl TlsOptions {
             suite.version() == &rustls::version::TLS13 || wanted.contains(&suite.suite())
         });
         Ok(Arc::new(provider))
+    }
+
+    fn unusable(&self, option: &str, path: &Path) -> Error {
+        Error::invalid(format!("{}{option}: '{}' cannot be used", self.prefix, path.display()))
+    }
+
+    fn certificates(&self, path: &Path, option: &str) -> Result<Vec<CertificateDer<'static>>> {
+        let found: Vec<_> = CertificateDer::pem_file_iter(path)
+            .and_then(|certificates| certificates.collect())
+            .map_err(|error| self.unusable(option, path).with_source(error.to_string()))?;
+        match found.is_empty() {
+            true => Err(self.unusable(option, path).with_source("there is no certificate in it")),
+            false => Ok(found),
+        }
     }
 }
 
@@ -134,16 +159,18 @@ impl Tls {
             (Some(certfile), keyfile) => {
                 // Python's ssl takes both from one file when there is no key file.
                 let keyfile = keyfile.as_ref().unwrap_or(certfile);
-                let chain = certificates(certfile, "ssl_certfile")?;
+                let chain = options.certificates(certfile, "certfile")?;
                 let key = PrivateKeyDer::from_pem_file(keyfile).map_err(|error| {
-                    unusable("ssl_keyfile", keyfile).with_source(error.to_string())
+                    options.unusable("keyfile", keyfile).with_source(error.to_string())
                 })?;
                 builder
                     .with_client_auth_cert(chain, key)
-                    .map_err(|error| unusable("ssl_certfile", certfile).with_source(error))?
+                    .map_err(|error| options.unusable("certfile", certfile).with_source(error))?
             }
             (None, Some(_)) => {
-                return Err(Error::invalid("ssl_keyfile is given without ssl_certfile"));
+                let prefix = options.prefix;
+                let text = format!("{prefix}keyfile is given without {prefix}certfile");
+                return Err(Error::invalid(text));
             }
         };
         Ok(Self { config: Arc::new(config), server_name: options.server_name.clone() })
@@ -162,37 +189,28 @@ impl Tls {
     }
 }
 
-fn unusable(option: &str, path: &std::path::Path) -> Error {
-    Error::invalid(format!("{option}: '{}' cannot be used", path.display()))
-}
-
-fn certificates(path: &std::path::Path, option: &str) -> Result<Vec<CertificateDer<'static>>> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(|certificates| certificates.collect())
-        .map_err(|error| unusable(option, path).with_source(error.to_string()))
-}
-
 fn roots(options: &TlsOptions) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &options.ca_certs {
-        for certificate in certificates(path, "ssl_ca_certs")? {
+        for certificate in options.certificates(path, "ca_certs")? {
             roots
                 .add(certificate)
-                .map_err(|error| unusable("ssl_ca_certs", path).with_source(error))?;
+                .map_err(|error| options.unusable("ca_certs", path).with_source(error))?;
         }
     }
     if let Some(folder) = &options.ca_path {
         let files = std::fs::read_dir(folder)
-            .map_err(|error| unusable("ssl_ca_path", folder).with_source(error))?;
+            .map_err(|error| options.unusable("ca_path", folder).with_source(error))?;
         for file in files.flatten() {
             // Other files may be there, too.
-            if let Ok(found) = certificates(&file.path(), "ssl_ca_path") {
+            if let Ok(found) = options.certificates(&file.path(), "ca_path") {
                 roots.add_parsable_certificates(found);
             }
         }
     }
     if let Some(text) = &options.ca_data {
-        let bad = || Error::invalid("ssl_ca_data: must be certificates in PEM");
+        let prefix = options.prefix;
+        let bad = || Error::invalid(format!("{prefix}ca_data: must be certificates in PEM"));
         let found = CertificateDer::pem_slice_iter(text.as_bytes())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| bad().with_source(error.to_string()))?;
@@ -205,10 +223,12 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore> {
         roots.add_parsable_certificates(found.certs);
     }
     if roots.is_empty() {
-        return Err(Error::invalid(
+        let prefix = options.prefix;
+        return Err(Error::invalid(format!(
             "no trusted certificate authorities were found: install the system's or name a file \
-             with ssl_ca_certs, a folder with ssl_ca_path, or give their text with ssl_ca_data",
-        ));
+             with {prefix}ca_certs, a folder with {prefix}ca_path, or give their text with \
+             {prefix}ca_data",
+        )));
     }
     Ok(roots)
 }
@@ -272,8 +292,11 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let options =
-            TlsOptions { ca_certs: Some("/does/not/exist.pem".into()), ..TlsOptions::default() };
+        let options = TlsOptions {
+            prefix: "ssl_",
+            ca_certs: Some("/does/not/exist.pem".into()),
+            ..TlsOptions::default()
+        };
         let text = Tls::new(&options).unwrap_err().to_string();
         assert!(text.contains("ssl_ca_certs") && text.contains("/does/not/exist.pem"), "{text}");
     }
@@ -299,6 +322,6 @@ mod tests {
             keyfile: Some("key.pem".into()),
             ..TlsOptions::default()
         };
-        assert!(Tls::new(&options).unwrap_err().to_string().contains("ssl_certfile"));
+        assert!(Tls::new(&options).unwrap_err().to_string().contains("without certfile"));
     }
 }

@@ -3,10 +3,41 @@
 use super::message::Origin;
 use super::{body, names};
 use crate::model::{self, Message, Name};
+use crate::transport::AmqpConnection;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
+
+/// The numbers of `kombu_rs.transport.amqp.Statistics` by their names.
+pub(super) fn statistics<'py>(
+    py: Python<'py>,
+    amqp: &dyn AmqpConnection,
+) -> PyResult<Bound<'py, PyDict>> {
+    let counters = amqp.counters();
+    let (held, blocked) = amqp.held();
+    let numbers = PyDict::new(py);
+    for (name, counter) in [
+        ("published", &counters.published),
+        ("confirmed", &counters.confirmed),
+        ("nacked", &counters.nacked),
+        ("returned", &counters.returned),
+        ("received", &counters.received),
+        ("acked", &counters.acked),
+        ("rejected", &counters.rejected),
+        ("reconnects", &counters.reconnects),
+        ("heartbeats_sent", &counters.heartbeats_sent),
+        ("heartbeats_received", &counters.heartbeats_received),
+        ("heartbeats_missed", &counters.heartbeats_missed),
+    ] {
+        numbers.set_item(name, counter.get())?;
+    }
+    numbers.set_item("blocked_seconds", (counters.blocked.get() + blocked).as_secs_f64())?;
+    numbers.set_item("unacked", held.unacked)?;
+    numbers.set_item("oldest_unacked_seconds", held.oldest.map(|age| age.as_secs_f64()))?;
+    numbers.set_item("prefetched", held.prefetched)?;
+    Ok(numbers)
+}
 
 /// A delivery tag as the number that it is.
 pub(super) fn number(py: Python<'_>, tag: &str) -> PyResult<Py<PyAny>> {

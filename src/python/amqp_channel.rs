@@ -2,6 +2,7 @@
 
 use super::amqp::prepared;
 use super::body;
+use super::budget;
 use super::channel::{Channel, tag_text};
 use super::enter::{deadline, enter_until};
 use super::message::{Message, Origin};
@@ -99,7 +100,8 @@ impl AmqpChannel {
             (one, other) => Some(one.unwrap_or(0.0) + other.unwrap_or(0.0)),
         };
         let work = amqp.publish_with(vec![message], PublishOptions { mandatory });
-        match enter_until(py, work, deadline(patience)?) {
+        let until = deadline(patience)?.into_iter().chain(budget::deadline(py)?).min();
+        match enter_until(py, work, until) {
             Ok(Some(())) => Ok(()),
             Ok(None) => {
                 let why = Transport::blocked(channel.connection(py).bind(py))
@@ -108,8 +110,7 @@ impl AmqpChannel {
                     });
                 Err(PyTimeoutError::new_err(format!(
                     "the publish to the exchange '{exchange}' with the routing key '{key}' was not \
-                     done within {} s{why}",
-                    patience.unwrap_or_default()
+                     done within its timeout{why}"
                 )))
             }
             Err(error) => {

@@ -103,15 +103,16 @@ fn drive_in_greenlet<T: Send>(
     wait: &Bound<'_, PyAny>,
     deadline: Option<Instant>,
 ) -> PyResult<Option<Result<T>>> {
-    let mut driver = Driver::new().or_raise(py)?;
+    let mut driver = Driver::new(deadline).or_raise(py)?;
     loop {
+        let late = driver.is_late();
         if let Poll::Ready(value) = py.detach(|| driver.poll(future.as_mut())) {
             return Ok(Some(value));
         }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if late {
             return Ok(None);
         }
-        let Some(wants) = driver.before_sleep(deadline) else { continue };
+        let Some(wants) = driver.before_sleep() else { continue };
         let fds: Vec<(i32, u8)> =
             wants.fds.iter().map(|&(fd, interest)| (fd, interest.bits())).collect();
         let timeout =

@@ -19,7 +19,9 @@ mod classes {
 /// exception that Python has set already.
 pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
     let text = error.to_string();
-    if error.driver() == "amqp"
+    // What is wrong with an option or a file is no matter of the broker's.
+    let ours = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Type);
+    if error.driver() == "amqp" && !ours
         || matches!(error.kind(), ErrorKind::NotTaken | ErrorKind::Cancelled)
     {
         return of_amqp(py, error, &text);
@@ -61,6 +63,7 @@ fn of_amqp(py: Python<'_>, error: &Error, text: &str) -> PyErr {
         ErrorKind::Timeout => "timeout",
         ErrorKind::Channel | ErrorKind::NotFound => "channel",
         ErrorKind::Limit => "limit",
+        ErrorKind::Unsupported => "unsupported",
         _ => "other",
     };
     let reply = error.reply().map(|reply| (reply.text.as_str(), reply.method));

@@ -251,8 +251,7 @@ fn options_from(options: &Bound<'_, PyAny>) -> PyResult<Options> {
     Ok(plain)
 }
 
-fn opener(mut url: Url, options: Options, login: &Login) -> Opener {
-    url.login = Some(login.clone());
+fn opener(url: Url, options: Options) -> Opener {
     Arc::new(move || schemes::open(&url, &options))
 }
 
@@ -270,12 +269,13 @@ impl Transport {
         let parameters = cls.call_method1("_parameters", (client.clone(),))?;
         let (url, options): (String, Bound<'_, PyAny>) = parameters.extract()?;
         let login = Login::default();
-        let (url, options) = (Url::parse(&url).or_raise(py)?, options_from(&options)?);
+        let (mut url, options) = (Url::parse(&url).or_raise(py)?, options_from(&options)?);
+        url.login = Some(login.clone());
         let speaks_amqp = schemes::connect(&url, &options).or_raise(py)?;
         let (inner, over_store) = match speaks_amqp {
             Some(inner) => (inner, None),
             None => {
-                let inner = virt::Connection::new(&opener(url, options, &login)).or_raise(py)?;
+                let inner = virt::Connection::new(&opener(url, options)).or_raise(py)?;
                 let inner = Arc::new(inner);
                 (inner.clone() as Arc<dyn transport::Connection>, Some(inner))
             }
@@ -309,11 +309,9 @@ impl Transport {
 
     /// Has the connection use another URL and other options: once, before its first use.
     fn _configure(&self, py: Python<'_>, url: &str, options: &Bound<'_, PyAny>) -> PyResult<()> {
-        let (url, options) = (Url::parse(url).or_raise(py)?, options_from(options)?);
-        self.store_connection()
-            .or_raise(py)?
-            .change(&opener(url, options, &self.login))
-            .or_raise(py)
+        let (mut url, options) = (Url::parse(url).or_raise(py)?, options_from(options)?);
+        url.login = Some(self.login.clone());
+        self.store_connection().or_raise(py)?.change(&opener(url, options)).or_raise(py)
     }
 
     /// Sets user and password of the links to come. ``_renew_login`` is called for others from now on
@@ -501,8 +499,12 @@ impl Transport {
         self.inner.abandon();
     }
 
-    /// The numbers of ``kombu_rs.transport.native.Statistics`` by their names.
+    /// The numbers of ``kombu_rs.transport.native.Statistics`` by their names, or of
+    /// ``kombu_rs.transport.amqp.Statistics``.
     fn _statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        if let Some(amqp) = self.inner.amqp() {
+            return super::amqp::statistics(py, amqp);
+        }
         let used = self.store_connection().or_raise(py)?.used();
         let held = used.as_ref().map_or_else(Held::default, |(_, held)| *held);
         let unused = Counters::default();

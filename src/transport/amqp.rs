@@ -1,9 +1,11 @@
 //! What only a broker that speaks AMQP itself can do, beyond [`Channel`].
 
-use super::{Channel, Connection, ConsumeOptions, Event};
+use super::{AmqpCounters, Channel, Connection, ConsumeOptions, Event, Held};
 use crate::error::Result;
 use crate::model::{Json, Message, Name};
 use async_trait::async_trait;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// How to publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,6 +70,12 @@ pub trait AmqpConnection: Connection {
     /// [`Connection::next`] or [`Connection::drive`] has failed with
     /// [`crate::error::ErrorKind::Cancelled`].
     fn cancelled(&self) -> Option<(u64, Name)>;
+
+    /// What was done so far.
+    fn counters(&self) -> Arc<AmqpCounters>;
+
+    /// What its channels hold now, and for how long the broker has taken no publishes by now.
+    fn held(&self) -> (Held, Duration);
 
     /// A message that came back and is nobody's error, and [`super::Channel::id`] of its channel.
     fn returned(&self) -> Option<(u64, Returned)>;

@@ -63,6 +63,36 @@ pub struct Counters {
     pub script_time: Stopwatch,
 }
 
+/// What was done over a connection to a broker that speaks AMQP itself, since it was made, over all
+/// its links: a forked child's start at zero.
+#[derive(Debug, Default)]
+pub struct AmqpCounters {
+    /// Messages published, whatever became of them.
+    pub published: Counter,
+    /// Publishes that the broker has confirmed (`basic.ack`).
+    pub confirmed: Counter,
+    /// Publishes that the broker did not take (`basic.nack`).
+    pub nacked: Counter,
+    /// Mandatory messages that came back as no queue got them.
+    pub returned: Counter,
+    /// Messages that the broker has sent, those that go back unseen included.
+    pub received: Counter,
+    /// Messages acknowledged.
+    pub acked: Counter,
+    /// Messages rejected, to be queued again or not.
+    pub rejected: Counter,
+    /// Links made after the first.
+    pub reconnects: Counter,
+    /// Heartbeats sent: when nothing else was said for half an interval.
+    pub heartbeats_sent: Counter,
+    /// Heartbeats of the broker.
+    pub heartbeats_received: Counter,
+    /// Intervals in which nothing at all came from the broker; after two the link is given up.
+    pub heartbeats_missed: Counter,
+    /// For how long the broker took no publishes (`connection.blocked`), when it takes them again.
+    pub blocked: Stopwatch,
+}
+
 /// What a connection holds at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Held {

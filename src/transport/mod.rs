@@ -5,9 +5,11 @@ mod capability;
 mod channel;
 mod counters;
 mod exchanges;
+mod given;
 mod login;
 pub mod schemes;
 mod store;
+mod tls_draft;
 mod url;
 
 pub use amqp::{
@@ -15,8 +17,10 @@ pub use amqp::{
 };
 pub use capability::{Capability, QueueOrder, Rules};
 pub use channel::{Channel, Connection, ConsumeOptions, Declared, Event};
-pub use counters::{Counter, Counters, Held, Stopwatch};
+pub use counters::{AmqpCounters, Counter, Counters, Held, Stopwatch};
 pub use exchanges::Exchanges;
+pub use given::Given;
 pub use login::Login;
 pub use store::{GetOptions, QueueRef, Store};
+pub use tls_draft::TlsDraft;
 pub use url::Url;

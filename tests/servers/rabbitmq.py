@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -29,15 +29,20 @@ class RabbitMQServer(Process):
 
     It brings its own epmd (Erlang's name service), on a free port too: no other node on the
     machine is asked or disturbed. `tls` adds a TLS listener with a certificate of that authority;
-    `config` holds further settings of rabbitmq.conf.
+    `config` holds further settings of rabbitmq.conf, `plugins` further plugins.
     """
 
     def __init__(
-        self, *, tls: Authority | None = None, config: Mapping[str, str] | None = None
+        self,
+        *,
+        tls: Authority | None = None,
+        config: Mapping[str, str] | None = None,
+        plugins: Sequence[str] = (),
     ) -> None:
         self.folder = temporary_folder("rabbitmq")
         self.tls = tls
         self.config = dict(config or {})
+        self.plugins = ("rabbitmq_management", *plugins)
         self.port = self.tls_port = self.management_port = self._distribution_port = 0
         self._certificate = tls.issue("rabbitmq") if tls else None
         self._names: Process | None = None
@@ -199,4 +204,4 @@ class RabbitMQServer(Process):
         lines |= self.config
         text = "".join(f"{name} = {value}\n" for name, value in lines.items())
         (self.folder / "rabbitmq.conf").write_text(text)
-        (self.folder / "plugins").write_text("[rabbitmq_management].\n")
+        (self.folder / "plugins").write_text(f"[{','.join(self.plugins)}].\n")

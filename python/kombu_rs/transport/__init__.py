@@ -18,7 +18,7 @@ TRANSPORT_ALIASES: dict[str, Any] = {
     "amqp": f"{__name__}.amqp:Transport",
     "amqps": f"{__name__}.amqp:SSLTransport",
     "pyamqp": f"{__name__}.amqp:Transport",
-    "librabbitmq": f"{__name__}.librabbitmq:Transport",
+    "librabbitmq": f"{__name__}.amqp:Transport",
     "azureservicebus": f"{__name__}.azureservicebus:Transport",
     "azurestoragequeues": f"{__name__}.azurestoragequeues:Transport",
     "filesystem": f"{__name__}.filesystem:Transport",

@@ -1,7 +1,8 @@
-"""``librabbitmq://``: RabbitMQ through the C client ``librabbitmq``.
+"""RabbitMQ through the C client ``librabbitmq``.
 
-That client's last release builds on Python 3.10 and older. ``amqp://`` never uses it; see
-:mod:`kombu_rs.transport.pyamqp` for a transport that has TLS and heartbeats too.
+For programs that use its objects: ``transport="kombu_rs.transport.librabbitmq:Transport"`` beside
+the URL. That client's last release builds on Python 3.10 and older, and it has neither TLS nor
+heartbeats. ``librabbitmq://`` alone is :mod:`kombu_rs.transport.amqp`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from .. import exceptions, message
-from ..utils.amq_manager import get_manager
 from . import base
+from ._amqp import DEFAULT_PORT, DEFAULT_SSL_PORT, AmqpTransport
 from .base import to_rabbitmq_queue_arguments
 
 try:
@@ -26,10 +27,7 @@ except ImportError as error:
         "pip install librabbitmq, on Python 3.10 at most, or use amqp:// instead"
     ) from None
 
-__all__ = ("Channel", "Connection", "Message", "Transport")
-
-DEFAULT_PORT = 5672
-DEFAULT_SSL_PORT = 5671
+__all__ = ("DEFAULT_PORT", "DEFAULT_SSL_PORT", "Channel", "Connection", "Message", "Transport")
 
 NO_SSL_ERROR = "ssl not supported by librabbitmq, please use pyamqp:// or stunnel"
 W_VERSION = "librabbitmq version too old to tell the broker's version: 1.0 or later does"
@@ -117,7 +115,7 @@ class Connection(librabbitmq.Connection):
     Message = Message
 
 
-class Transport(base.Transport):
+class Transport(AmqpTransport):
     """AMQP 0-9-1 over the C client.
 
     Arguments:
@@ -128,60 +126,30 @@ class Transport(base.Transport):
 
     Connection = Connection
 
-    default_port = DEFAULT_PORT
-    default_ssl_port = DEFAULT_SSL_PORT
-
     connection_errors = (exceptions.ConnectionError, ConnectionError, socket.error, OSError)
     channel_errors = (exceptions.ChannelError, ChannelError)
 
-    driver_type = "amqp"
     driver_name = "librabbitmq"
 
     implements = base.Transport.implements.extend(asynchronous=True, heartbeats=False)
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
-        super().__init__(client)
-        self.default_port = kwargs.get("default_port") or self.default_port
-        self.default_ssl_port = kwargs.get("default_ssl_port") or self.default_ssl_port
+        super().__init__(client, **kwargs)
 
     def driver_version(self) -> str:
         """Version of the C client."""
         return librabbitmq.__version__
 
-    def create_channel(self, connection: Any) -> Any:
-        """Open a channel."""
-        return connection.channel()
-
-    def drain_events(self, connection: Any, **kwargs: Any) -> Any:
-        """Wait for an event and handle it; ``timeout`` in seconds."""
-        return connection.drain_events(**kwargs)
-
-    def establish_connection(self) -> Any:
-        """Connect and log in; parts of the connection that are not set get their default.
-
-        Raises:
-            NotImplementedError: the connection's ``ssl`` asks for TLS.
-        """
-        client = self.client
-        for name, value in self.default_connection_params.items():
-            if not getattr(client, name, None):
-                setattr(client, name, value)
-        if client.ssl:
+    def _options(self, parts: Any) -> dict[str, Any]:
+        if parts.ssl:
             raise NotImplementedError(NO_SSL_ERROR)
-        password = client.password
-        connection = self.Connection(
-            host=f"{client.hostname}:{client.port}",
-            userid=client.userid,
-            password=password() if callable(password) else password,
-            virtual_host=client.virtual_host,
-            login_method=client.login_method,
-            insist=client.insist,
-            ssl=client.ssl,
-            connect_timeout=client.connect_timeout,
-            **(client.transport_options or {}),
-        )
-        connection.client = client
-        client.drain_events = connection.drain_events
+        host = f"{parts.hostname}:{parts.port}"
+        return {"host": host, "ssl": parts.ssl, **(parts.transport_options or {})}
+
+    def _connect(self, options: dict[str, Any]) -> Any:
+        options.pop("heartbeat")  # it has none
+        connection = self.Connection(**options)
+        self.client.drain_events = connection.drain_events
         return connection
 
     def close_connection(self, connection: Any) -> None:
@@ -190,7 +158,6 @@ class Transport(base.Transport):
         connection.close()
 
     def _collect(self, connection: Any) -> None:
-        """Give the link up without talking to the broker."""
         if connection is not None:
             for channel in connection.channels.values():
                 channel.connection = None
@@ -201,34 +168,21 @@ class Transport(base.Transport):
         self.client.drain_events = None
         self.client = None
 
-    def verify_connection(self, connection: Any) -> bool:
-        """Whether ``connection`` is open, as far as known without asking."""
-        return connection.connected
+    def get_heartbeat_interval(self, connection: Any) -> float:
+        """0: there are no heartbeats."""
+        return 0
+
+    def heartbeat_check(self, connection: Any, rate: int = 2) -> None:
+        """Does nothing: there are no heartbeats."""
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Have ``loop`` watch the socket of ``connection``."""
         loop.add_reader(connection.fileno(), self.on_readable, connection, loop)
 
-    def get_manager(self, *args: Any, **kwargs: Any) -> Any:
-        """RabbitMQ's management API: see :func:`kombu_rs.utils.amq_manager.get_manager`."""
-        return get_manager(self.client, *args, **kwargs)
-
     def qos_semantics_matches_spec(self, connection: Any) -> bool:
         """Whether ``apply_global`` of QoS means what AMQP 0-9-1 says: not in RabbitMQ 3.3 to 3."""
         try:
-            properties = connection.server_properties
+            return super().qos_semantics_matches_spec(connection)
         except AttributeError:
             warnings.warn(W_VERSION, UserWarning, stacklevel=2)
             return True
-        return base.rabbitmq_qos_matches_spec(properties)
-
-    @property
-    def default_connection_params(self) -> dict[str, Any]:
-        """Parts of a connection that are filled in when they are missing."""
-        return {
-            "userid": "guest",
-            "password": "guest",
-            "port": self.default_ssl_port if self.client.ssl else self.default_port,
-            "hostname": "localhost",
-            "login_method": "PLAIN",
-        }

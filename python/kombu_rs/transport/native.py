@@ -245,6 +245,13 @@ class Transport(_native.Transport, Replaceable, base.Transport):  # type: ignore
     #: Seconds between polls, for transports that must poll: ours do not.
     polling_interval: float | None = None
 
+    def __new__(cls, client: Any = None, **kwargs: Any) -> Any:
+        if cls is Transport and _speaks_amqp(getattr(client, "hostname", None) or ""):
+            from .amqp.transport import WholeUrlTransport
+
+            return WholeUrlTransport(client, **kwargs)
+        return super().__new__(cls, client, **kwargs)
+
     def __init__(self, client: Any = None, **kwargs: Any) -> None:
         #: Open channels.
         self.channels: list[Any] = []
@@ -395,6 +402,12 @@ class Transport(_native.Transport, Replaceable, base.Transport):  # type: ignore
 
 
 Transport._native_class = Transport
+
+
+def _speaks_amqp(url: str) -> bool:
+    """Whether it is for the transport of brokers that speak AMQP themselves."""
+    scheme, _, rest = url.partition("://")
+    return bool(rest or "://" in url) and scheme in ("amqp", "amqps", "pyamqp", "librabbitmq")
 
 
 def _plain_ssl(ssl: Any) -> Any:

@@ -27,6 +27,7 @@ from typing import Any
 from .. import exceptions, message
 from ..utils.amq_manager import get_manager
 from . import base
+from ._amqp import DEFAULT_PORT, DEFAULT_SSL_PORT, AmqpTransport, OverTLS, address
 from ._libraries import missing
 from .base import to_rabbitmq_queue_arguments
 
@@ -36,10 +37,16 @@ try:
 except ImportError:
     raise missing("amqp", "py-amqp", "amqp") from None
 
-__all__ = ("Channel", "Connection", "Message", "SSLTransport", "Transport", "get_manager")
-
-DEFAULT_PORT = 5672
-DEFAULT_SSL_PORT = 5671
+__all__ = (
+    "DEFAULT_PORT",
+    "DEFAULT_SSL_PORT",
+    "Channel",
+    "Connection",
+    "Message",
+    "SSLTransport",
+    "Transport",
+    "get_manager",
+)
 
 # py-amqp is loaded: from here on our errors are subclasses of its errors.
 exceptions._adopt_amqp()
@@ -146,7 +153,7 @@ class Connection(amqp.Connection):
     close = _raises_ours(amqp.Connection.close)
 
 
-class Transport(base.Transport):
+class Transport(AmqpTransport):
     """AMQP 0-9-1 over py-amqp.
 
     Arguments:
@@ -157,9 +164,6 @@ class Transport(base.Transport):
 
     Connection = Connection
 
-    default_port = DEFAULT_PORT
-    default_ssl_port = DEFAULT_SSL_PORT
-
     # py-amqp's, which are bases of ours.
     connection_errors = amqp.Connection.connection_errors
     channel_errors = amqp.Connection.channel_errors
@@ -167,106 +171,29 @@ class Transport(base.Transport):
     recoverable_channel_errors = amqp.Connection.recoverable_channel_errors
 
     driver_name = "py-amqp"
-    driver_type = "amqp"
 
-    implements = base.Transport.implements.extend(asynchronous=True, heartbeats=True)
-
-    def __init__(
-        self,
-        client: Any,
-        default_port: int | None = None,
-        default_ssl_port: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(client, **kwargs)
-        self.default_port = default_port or self.default_port
-        self.default_ssl_port = default_ssl_port or self.default_ssl_port
-        self._last: Any = None
+    # The newest connection.
+    _last: Any = None
 
     def driver_version(self) -> str:
         """Version of py-amqp."""
         return amqp.__version__
 
-    def create_channel(self, connection: Any) -> Any:
-        """Open a channel."""
-        return connection.channel()
-
-    def drain_events(self, connection: Any, **kwargs: Any) -> Any:
-        """Wait for an event and handle it.
-
-        Raises:
-            TimeoutError: nothing came within ``timeout`` seconds.
-        """
-        return connection.drain_events(**kwargs)
-
-    def establish_connection(self) -> Any:
-        """Connect and log in.
-
-        Parts of the connection that are not set get their default. A password that is a function
-        is called each time.
-
-        Raises:
-            OSError: the broker cannot be reached.
-            kombu_rs.exceptions.ConnectionError, kombu_rs.exceptions.AccessRefused: it refused us.
-        """
-        client = self.client
-        for name, value in self.default_connection_params.items():
-            if not getattr(client, name, None):
-                setattr(client, name, value)
-        password = client.password
-        options = {
-            "host": f"{_address(client.hostname)}:{client.port}",
-            "userid": client.userid,
-            "password": password() if callable(password) else password,
-            "login_method": client.login_method,
-            "virtual_host": client.virtual_host,
-            "insist": client.insist,
-            "ssl": _tls_options(client),
-            "connect_timeout": client.connect_timeout,
-            "heartbeat": client.heartbeat,
-            **(client.transport_options or {}),
+    def _options(self, parts: Any) -> dict[str, Any]:
+        return {
+            "host": address(parts.hostname, parts.port),
+            "ssl": _tls_options(parts),
+            **(parts.transport_options or {}),
         }
-        self._forget_lost()
-        connection = self._last = self.Connection(**options)
-        connection.client = client
-        connection.connect()
-        return connection
 
-    def _forget_lost(self) -> None:
-        """Close the socket of a lost connection: its channels keep it until the collector runs."""
+    def _connect(self, options: dict[str, Any]) -> Any:
+        # The socket of a lost connection: its channels keep it until the collector runs.
         lost, self._last = self._last, None
         if not getattr(lost, "connected", True):
             lost.collect()
-
-    def verify_connection(self, connection: Any) -> bool:
-        """Whether ``connection`` is open, as far as known without asking."""
-        return connection is not None and connection.connected
-
-    def close_connection(self, connection: Any) -> None:
-        """Say goodbye to the broker and close the link."""
-        connection.client = None
-        connection.close()
-
-    def _collect(self, connection: Any) -> None:
-        """Give the link up without talking to the broker."""
-        if connection is not None:
-            connection.collect()
-
-    def get_heartbeat_interval(self, connection: Any) -> float:
-        """Seconds between heartbeats, as agreed with the broker; 0 without them."""
-        return connection.heartbeat
-
-    def heartbeat_check(self, connection: Any, rate: int = 2) -> None:
-        """Send a heartbeat if one is due.
-
-        Arguments:
-            connection: what :meth:`establish_connection` returned.
-            rate: how often this is called per heartbeat interval.
-
-        Raises:
-            kombu_rs.exceptions.ConnectionForced: the broker's have not come for two intervals.
-        """
-        connection.heartbeat_tick(rate=rate)
+        connection = self._last = self.Connection(**options)
+        connection.connect()
+        return connection
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Have ``loop`` watch the socket of ``connection``."""
@@ -274,41 +201,9 @@ class Transport(base.Transport):
         connection.transport.raise_on_initial_eintr = True
         loop.add_reader(connection.sock, self.on_readable, connection, loop)
 
-    def qos_semantics_matches_spec(self, connection: Any) -> bool:
-        """Whether ``apply_global`` of QoS means what AMQP 0-9-1 says: not in RabbitMQ 3.3 to 3."""
-        return base.rabbitmq_qos_matches_spec(connection.server_properties)
 
-    @property
-    def default_connection_params(self) -> dict[str, Any]:
-        """Parts of a connection that are filled in when they are missing."""
-        return {
-            "userid": "guest",
-            "password": "guest",
-            "port": self.default_ssl_port if self.client.ssl else self.default_port,
-            "hostname": "localhost",
-            "login_method": "PLAIN",
-        }
-
-    def get_manager(self, *args: Any, **kwargs: Any) -> Any:
-        """RabbitMQ's management API: see :func:`kombu_rs.utils.amq_manager.get_manager`."""
-        return get_manager(self.client, *args, **kwargs)
-
-
-class SSLTransport(Transport):
+class SSLTransport(OverTLS, Transport):
     """The same over TLS, whatever the connection's ``ssl`` says."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if not self.client.ssl:
-            self.client.ssl = True
-
-
-def _address(hostname: str) -> str:
-    """The host as py-amqp reads it before a colon and a port."""
-    if hostname == "localhost":
-        # dnspython, which eventlet brings, may resolve the name to something else.
-        return "127.0.0.1"
-    return f"[{hostname}]" if ":" in hostname and not hostname.startswith("[") else hostname
 
 
 def _tls_options(client: Any) -> Any:

@@ -30,8 +30,9 @@ def get_manager(
 
     host = option("hostname", hostname, client.hostname or "localhost")
     port = option("port", port, 15672)
+    secret = option("password", password, client.password or "guest")
     return pyrabbit.Client(
         f"{host}:{port}",
         option("userid", userid, client.userid or "guest"),
-        option("password", password, client.password or "guest"),
+        secret() if callable(secret) else secret,
     )

@@ -136,7 +136,11 @@ impl AmqpDecoder {
         let Some(head) = buffer.first_chunk::<7>() else { return Ok(None) };
         let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
         if !matches!(head[0], METHOD | HEADER | BODY | HEARTBEAT) {
-            return Err(Error::decode(format!("a frame of the unknown type {}", head[0])));
+            // RFC 8446 section 5.1: a record of TLS.
+            let tls = matches!(head, [20..=23, 3, ..]);
+            let hint = if tls { ": the broker speaks TLS here, which is amqps://" } else { "" };
+            let text = format!("a frame of the unknown type {}{hint}", head[0]);
+            return Err(Error::decode(text));
         }
         let limit = if self.frame_max == 0 { u32::MAX } else { self.frame_max };
         let length = size as usize + OVERHEAD;

@@ -6,10 +6,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::lock::Mutex;
 use crate::io::task::Notify;
 use crate::model::Name;
-use crate::transport::{Event, Returned};
+use crate::transport::{AmqpCounters, Event, Held, Returned};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// See the module.
 #[derive(Debug)]
@@ -22,8 +23,8 @@ pub(super) struct Board {
     open: AtomicBool,
     /// Why the broker has closed the connection.
     pub(super) closed: Mutex<Option<Reason>>,
-    /// Why the broker takes no publishes.
-    blocked: Mutex<Option<String>>,
+    /// Why the broker takes no publishes, and since when.
+    blocked: Mutex<Option<(String, Instant)>>,
     /// What nobody who waits for an answer was told: for who waits for messages.
     incidents: Mutex<VecDeque<Error>>,
     /// The channels and tags of consumers that the broker has cancelled, as their incidents.
@@ -31,6 +32,7 @@ pub(super) struct Board {
     /// A message came back that nobody has asked for yet.
     came_back: AtomicBool,
     pub(super) news: Arc<Notify>,
+    pub(super) counters: Arc<AmqpCounters>,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +46,7 @@ struct Channels {
 }
 
 impl Board {
-    pub(super) fn new(news: Arc<Notify>) -> Arc<Self> {
+    pub(super) fn new(news: Arc<Notify>, counters: Arc<AmqpCounters>) -> Arc<Self> {
         Arc::new(Self {
             channels: Mutex::default(),
             channel_max: AtomicU16::new(u16::MAX),
@@ -56,6 +58,7 @@ impl Board {
             cancelled: Mutex::default(),
             came_back: AtomicBool::new(false),
             news,
+            counters,
         })
     }
 
@@ -112,6 +115,7 @@ impl Board {
         for state in channels.by_number.into_values() {
             state.end(End::Lost);
         }
+        self.set_blocked(None);
         self.news.notify();
     }
 
@@ -185,12 +189,37 @@ impl Board {
             }
             None => tracing::info!(target: "kombu.connection", "the broker takes publishes again"),
         }
-        *self.blocked.lock() = why;
+        self.set_blocked(why);
         self.news.notify();
     }
 
+    fn set_blocked(&self, why: Option<String>) {
+        let mut blocked = self.blocked.lock();
+        let since = blocked.as_ref().map(|(_, since)| *since);
+        match (&why, since) {
+            (None, Some(since)) => self.counters.blocked.add(since.elapsed()),
+            (None, None) => return,
+            (Some(_), _) => {}
+        }
+        *blocked = why.map(|why| (why, since.unwrap_or_else(Instant::now)));
+    }
+
     pub(super) fn blocked(&self) -> Option<String> {
-        self.blocked.lock().clone()
+        self.blocked.lock().as_ref().map(|(why, _)| why.clone())
+    }
+
+    /// What the channels hold, and for how long the broker has taken no publishes by now.
+    pub(super) fn held(&self) -> (Held, Duration) {
+        let held = self.all().iter().fold(Held::default(), |all, state| {
+            let one = state.held();
+            Held {
+                unacked: all.unacked + one.unacked,
+                oldest: all.oldest.max(one.oldest),
+                prefetched: all.prefetched + one.prefetched,
+            }
+        });
+        let since = self.blocked.lock().as_ref().map(|(_, since)| since.elapsed());
+        (held, since.unwrap_or_default())
     }
 }
 
@@ -200,7 +229,7 @@ mod tests {
 
     #[test]
     fn numbers_are_used_again_late_and_run_out() {
-        let board = Board::new(Arc::default());
+        let board = Board::new(Arc::default(), Arc::default());
         board.channel_max.store(3, Ordering::Relaxed);
         let numbers: Vec<u16> = (0..2).map(|id| board.add(id, 0).unwrap().number).collect();
         assert_eq!(numbers, [1, 2]);

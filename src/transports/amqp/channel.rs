@@ -168,6 +168,11 @@ impl Channel {
             tracing::debug!(target: "kombu.channel", tag, "{how:?} of an unknown delivery tag dropped");
             return Ok(());
         }
+        let counters = &open.session.board.counters;
+        match how {
+            Settle::Ack => counters.acked.add(settled.tags.len()),
+            Settle::Requeue | Settle::Discard => counters.rejected.add(settled.tags.len()),
+        }
         let frames = settled.encode(open.state.number, how);
         match open.session.send(&frames).await {
             Err(error) => self.stale(tag, error),
@@ -489,6 +494,10 @@ impl transport::Channel for Channel {
             return Ok(());
         }
         let Some(open) = self.opened() else { return Ok(()) };
+        if open.session.board.blocked().is_some() {
+            open.give_up(); // the broker reads it when it reads again
+            return Ok(());
+        }
         match open.call("channel.close", goodbye()).await {
             // Both said it at the same time, or the link went meanwhile: it is closed.
             Err(error) if error.kind() != ErrorKind::Internal => Ok(()),

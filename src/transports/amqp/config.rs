@@ -1,12 +1,11 @@
 //! The URL and the transport options, checked.
 
-use super::given::{Given, TlsDraft};
 use crate::error::{Error, Result};
 use crate::io::dial::{Address, DialOptions, Keepalive};
 use crate::model::Json;
 use crate::protocol::amqp::{Login, Wishes};
-use crate::transport::Url;
 use crate::transport::schemes::Options;
+use crate::transport::{self, Given, TlsDraft, Url};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -27,12 +26,17 @@ pub struct Config {
     pub dial: DialOptions,
     /// Log-in, virtual host and limits.
     pub wishes: Wishes,
+    /// User and password of the moment, where they change: they win over those of `wishes`.
+    pub credentials: Option<transport::Login>,
     /// `read_timeout`: how long an answer may take; the link counts as lost then. Default: as long as
     /// it gives a sign of life. (RabbitMQ answers nothing while it blocks a connection.)
     pub read_timeout: Option<Duration>,
     /// `write_timeout`: how long the socket may take nothing, and the broker block publishers.
     /// Default: as long as the caller waits.
     pub write_timeout: Option<Duration>,
+    /// `publish_timeout`: how long a publish may take whose caller has set no limit, default 30 s; 0 is
+    /// `None`, for ever.
+    pub publish_timeout: Option<Duration>,
     /// `confirm_publish`: a publish returns when the broker has the message, default false.
     pub confirm: bool,
 }
@@ -67,7 +71,7 @@ impl Config {
             .map(|(name, value)| (name.clone(), Value::String(value.clone())))
             .collect();
         all.extend(options.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let mut tls = TlsDraft::new(url.transport == "amqps");
+        let mut tls = TlsDraft::new("", url.transport == "amqps");
         let mut properties = default_properties();
         let mut config = Self {
             address: Address::Tcp { host: String::new(), port: 0 },
@@ -92,12 +96,15 @@ impl Config {
                 frame_max: FRAME_MAX,
                 heartbeat: None,
             },
+            credentials: url.login.clone(),
             read_timeout: None,
             write_timeout: None,
+            publish_timeout: Some(Duration::from_secs(30)),
             confirm: false,
         };
         for (name, value) in &all {
-            config.set(&mut tls, &mut properties, &Given { name, value })?;
+            let option = Given { transport: "AMQP", name, value };
+            config.set(&mut tls, &mut properties, &option)?;
         }
         config.wishes.properties = Json::from_valid(Value::Object(properties).to_string());
         config.dial.tls = tls.finish();
@@ -137,14 +144,14 @@ impl Config {
                 wishes.heartbeat = Some(seconds.ceil() as u16);
             }
             "frame_max" => {
-                let bytes = option.count()?;
+                let bytes = option.whole()?;
                 wishes.frame_max = match u32::try_from(bytes) {
                     Ok(bytes) if bytes == 0 || u64::from(bytes) >= SMALLEST_FRAME => bytes,
                     _ => return Err(option.invalid("must be 0 or a number of bytes from 4096 on")),
                 };
             }
             "channel_max" => {
-                wishes.channel_max = u16::try_from(option.count()?)
+                wishes.channel_max = u16::try_from(option.whole()?)
                     .map_err(|_| option.invalid("must be a number from 0 to 65535"))?;
             }
             "client_properties" => match option.value {
@@ -157,6 +164,7 @@ impl Config {
             "socket_settings" => self.set_socket(option)?,
             "confirm_publish" => self.confirm = option.flag()?,
             "connect_timeout" => self.dial.connect_timeout = option.seconds()?,
+            "publish_timeout" => self.publish_timeout = option.seconds_or_none()?,
             "read_timeout" => self.read_timeout = Some(option.seconds()?),
             "write_timeout" => {
                 self.write_timeout = Some(option.seconds()?);
@@ -177,18 +185,17 @@ impl Config {
             return Err(option.ill_typed("a dictionary"));
         };
         for (name, value) in settings {
-            let member = Given { name, value };
+            let member = option.member(name, value);
             let keepalive = self.dial.keepalive.get_or_insert_default();
             match name.as_str() {
                 "TCP_NODELAY" if member.flag()? => {}
                 "TCP_KEEPIDLE" => keepalive.idle = member.seconds()?,
                 "TCP_KEEPINTVL" => keepalive.interval = member.seconds()?,
                 "TCP_KEEPCNT" => {
-                    keepalive.count = u32::try_from(member.count()?)
-                        .map_err(|_| member.invalid("must be a number of probes"))?;
+                    keepalive.count = member.count("a number of probes")? as u32;
                 }
                 "TCP_USER_TIMEOUT" => {
-                    self.dial.user_timeout = Some(Duration::from_millis(member.count()?));
+                    self.dial.user_timeout = Some(Duration::from_millis(member.whole()?));
                 }
                 _ => {
                     return Err(member.invalid(
@@ -199,6 +206,16 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// What to log in with at this moment.
+    pub(super) fn wishes(&self) -> Wishes {
+        let mut wishes = self.wishes.clone();
+        if let Some((user, password)) = self.credentials.as_ref().and_then(transport::Login::get) {
+            wishes.user = user.unwrap_or_default();
+            wishes.password = password.unwrap_or_default();
+        }
+        wishes
     }
 }
 
@@ -226,8 +243,8 @@ fn default_properties() -> Options {
 fn unknown(name: &str) -> Error {
     Error::invalid(format!(
         "the AMQP transport knows no option {name:?}; it knows channel_max, client_properties, \
-         confirm_publish, connect_timeout, frame_max, heartbeat, login_method, read_timeout, server_hostname, \
-         socket_settings, ssl, write_timeout, and those that have no effect here: {}",
+         confirm_publish, connect_timeout, frame_max, heartbeat, login_method, publish_timeout, \
+         read_timeout, server_hostname, socket_settings, ssl, write_timeout, and those that have no effect here: {}",
         WITHOUT_EFFECT.join(", ")
     ))
 }
@@ -292,6 +309,27 @@ mod tests {
     }
 
     #[test]
+    fn credentials_of_the_moment_win() {
+        let login = transport::Login::default();
+        let mut url = Url::parse("amqp://me:old@h//").unwrap();
+        url.login = Some(login.clone());
+        let config = Config::parse(&url, &Options::new()).unwrap();
+        assert_eq!(config.wishes().password, "old");
+        login.set(Some("you".into()), Some("n3w".into()));
+        let wishes = config.wishes();
+        assert_eq!((&*wishes.user, &*wishes.password), ("you", "n3w"));
+        assert!(!format!("{config:?} {wishes:?}").contains("n3w"));
+    }
+
+    #[test]
+    fn a_publish_has_a_limit_unless_told_otherwise() {
+        let limit = |options: Value| parse("amqp://h", options).unwrap().publish_timeout;
+        assert_eq!(limit(json!({})), Some(Duration::from_secs(30)));
+        assert_eq!(limit(json!({"publish_timeout": 2.5})), Some(Duration::from_millis(2500)));
+        assert_eq!(limit(json!({"publish_timeout": 0})), None);
+    }
+
+    #[test]
     fn wrong_ones_are_named() {
         for (options, kind, why) in [
             (json!({"hartbeat": 1}), ErrorKind::Invalid, "\"hartbeat\""),
@@ -302,7 +340,9 @@ mod tests {
             (json!({"login_method": "KERBEROS"}), ErrorKind::Invalid, "'PLAIN'"),
             (json!({"read_timeout": 0}), ErrorKind::Invalid, "'read_timeout'"),
             (json!({"client_properties": 1}), ErrorKind::Type, "'client_properties'"),
-            (json!({"ssl": {"ciphers": "ALL"}}), ErrorKind::Invalid, "'ciphers'"),
+            (json!({"ssl": {"colour": "red"}}), ErrorKind::Invalid, "'colour'"),
+            (json!({"publish_timeout": -1}), ErrorKind::Invalid, "'publish_timeout'"),
+            (json!({"socket_settings": {"TCP_CORK": 1}}), ErrorKind::Invalid, "'TCP_CORK'"),
             (json!({"ssl": {"cert_reqs": 7}}), ErrorKind::Invalid, "'cert_reqs'"),
         ] {
             let error = parse("amqp://", options).unwrap_err();

@@ -7,10 +7,11 @@ use crate::error::Result;
 use crate::io::generation::PerProcess;
 use crate::model::Name;
 use crate::protocol::amqp::{Terms, encode};
-use crate::transport::{self, Agreed, AmqpConnection, Event, Returned};
+use crate::transport::{self, Agreed, AmqpConnection, AmqpCounters, Event, Held, Returned};
 use async_trait::async_trait;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A [`transport::Connection`] that speaks AMQP. Connects on first use; a forked child opens its own.
 #[derive(Debug)]
@@ -122,6 +123,15 @@ impl AmqpConnection for Connection {
 
     fn blocked(&self) -> Option<String> {
         self.core.here().live()?.board.blocked()
+    }
+
+    fn counters(&self) -> Arc<AmqpCounters> {
+        self.core.here().counters.clone()
+    }
+
+    fn held(&self) -> (Held, Duration) {
+        let session = self.core.here().live();
+        session.map(|session| session.board.held()).unwrap_or_default()
     }
 
     fn cancelled(&self) -> Option<(u64, Name)> {

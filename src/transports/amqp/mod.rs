@@ -11,7 +11,6 @@ mod connection;
 mod consumers;
 mod error;
 mod getting;
-mod given;
 mod publish;
 mod session;
 mod shared;

@@ -24,8 +24,8 @@ const CHUNK: usize = 1 << 20;
 ///
 /// # Errors
 /// `Encode` naming what AMQP cannot hold: then none of the messages was sent. What the broker says of
-/// the first message that it refuses; `Timeout` when it blocks publishers for longer than
-/// `write_timeout`; `Connection`.
+/// the first message that it refuses; `Timeout` when it takes longer than the caller waits, or
+/// `publish_timeout`, or the broker blocks publishers for longer than `write_timeout`; `Connection`.
 pub(super) async fn publish(
     session: &Session,
     state: &ChannelState,
@@ -37,10 +37,10 @@ pub(super) async fn publish(
         // The broker may have said goodbye: nothing else would tell that the message is lost.
         session.link().tend();
     }
-    let limit = session.write_deadline();
+    let limits = Limits::new(session);
     while let Some(why) = session.board.blocked() {
-        if timeout_at(limit, unblocked(session)).await.transpose()?.is_none() {
-            return Err(refuses(session, &why));
+        if timeout_at(limits.blocked, unblocked(session)).await.transpose()?.is_none() {
+            return Err(session.blocked("the message was not sent", &why));
         }
     }
     let frame_max = session.terms.frame_max;
@@ -60,13 +60,16 @@ pub(super) async fn publish(
                 register(state, &batch, &messages[from.0..=last], from.0, options);
             }
         })?;
-        session.flush().await?;
+        session.board.counters.published.add(last + 1 - from.0);
+        if timeout_at(limits.all, session.flush()).await.transpose()?.is_none() {
+            return Err(limits.passed(session, "been taken"));
+        }
         from = (last + 1, ends[last]);
         if confirming && from.0 < messages.len() {
-            confirmed(session, &batch, WINDOW / 2, limit).await?;
+            confirmed(session, &batch, WINDOW / 2, &limits).await?;
         }
     }
-    if confirming { confirmed(session, &batch, 0, limit).await } else { Ok(()) }
+    if confirming { confirmed(session, &batch, 0, &limits).await } else { Ok(()) }
 }
 
 /// Sends frames of publishes, so that their numbers are in the order in which they are sent.
@@ -120,13 +123,37 @@ fn register(
     }
 }
 
-fn refuses(session: &Session, why: &str) -> Error {
-    ours(Error::timeout(format!("{} takes no publishes: {why}", session.link().peer())))
+/// How long a publish may take.
+struct Limits {
+    all: Instant,
+    /// While the broker blocks publishers.
+    blocked: Instant,
 }
 
-/// Waits until at most `left` messages of the batch are without an answer; while the broker blocks
-/// publishers, until `limit`.
-async fn confirmed(session: &Session, batch: &Batch, left: usize, limit: Instant) -> Result<()> {
+impl Limits {
+    fn new(session: &Session) -> Self {
+        let all = session.patience();
+        Self { all, blocked: all.min(session.write_deadline()) }
+    }
+
+    /// The error when they have passed.
+    fn passed(&self, session: &Session, what: &str) -> Error {
+        let doubt = "it may have the messages or not";
+        match session.board.blocked() {
+            Some(why) => session.blocked(doubt, &why),
+            None => {
+                let peer = session.link().peer();
+                ours(Error::timeout(format!(
+                    "the publish has not {what} by {peer} within the timeout (publish_timeout, or \
+                     that of the call): {doubt}"
+                )))
+            }
+        }
+    }
+}
+
+/// Waits until at most `left` messages of the batch are without an answer, within the limits.
+async fn confirmed(session: &Session, batch: &Batch, left: usize, limits: &Limits) -> Result<()> {
     std::future::poll_fn(|cx| {
         if let Poll::Ready(done) = batch.poll(left, cx) {
             return Poll::Ready(done);
@@ -140,12 +167,11 @@ async fn confirmed(session: &Session, batch: &Batch, left: usize, limit: Instant
                 _ => Err(lost),
             });
         }
-        if let Some(why) = session.board.blocked() {
-            if Instant::now() >= limit {
-                return Poll::Ready(Err(refuses(session, &why)));
-            }
-            watch_until(limit);
+        let limit = if session.board.blocked().is_some() { limits.blocked } else { limits.all };
+        if Instant::now() >= limit {
+            return Poll::Ready(Err(limits.passed(session, "been confirmed")));
         }
+        watch_until(limit);
         batch.poll(left, cx)
     })
     .await

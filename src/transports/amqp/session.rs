@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::io::dial::dial;
 use crate::io::keeper;
 use crate::io::link::{Expect, Link};
-use crate::io::task::{Notify, timeout_at};
+use crate::io::task::{self, timeout_at, watch_until};
 use crate::protocol::amqp::encode;
 use crate::protocol::amqp::{
     AMQPClass, AmqpDecoder, Event, Handshake, Step, Terms, channel, connection,
@@ -17,6 +17,7 @@ use crate::protocol::amqp::{
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// Where there is no limit.
@@ -40,14 +41,13 @@ impl Session {
     ///
     /// # Errors
     /// `Connection`, `Auth`, or `Unsupported` naming what the broker lacks.
-    pub(super) async fn open(config: &Arc<Config>, news: Arc<Notify>) -> Result<Self> {
-        Self::connect(config, news).await.map_err(ours)
+    pub(super) async fn open(config: &Arc<Config>, board: Arc<Board>) -> Result<Self> {
+        Self::connect(config, board).await.map_err(ours)
     }
 
-    async fn connect(config: &Arc<Config>, news: Arc<Notify>) -> Result<Self> {
+    async fn connect(config: &Arc<Config>, board: Arc<Board>) -> Result<Self> {
         let until = Instant::now() + config.dial.connect_timeout;
         let stream = dial(&config.address, &config.dial).await?;
-        let board = Board::new(news);
         let peer = format!("the AMQP broker at {}", config.address);
         let incoming = Incoming::new(board.clone(), peer.clone());
         let decoder = AmqpDecoder::new(config.wishes.frame_max);
@@ -96,6 +96,41 @@ impl Session {
     /// Until when the socket may take nothing.
     pub(super) fn write_deadline(&self) -> Instant {
         Instant::now() + self.config.write_timeout.unwrap_or(FOREVER)
+    }
+
+    /// Until when something may take that the broker holds up, publishes above all: as long as the
+    /// caller waits, or `publish_timeout`.
+    pub(super) fn patience(&self) -> Instant {
+        let patience = || self.config.publish_timeout.unwrap_or(FOREVER);
+        task::deadline().unwrap_or_else(|| Instant::now() + patience())
+    }
+
+    /// The error of what cannot be done while the broker blocks publishers: it reads nothing then.
+    pub(super) fn blocked(&self, what: &str, why: &str) -> Error {
+        let peer = self.link.peer();
+        ours(Error::timeout(format!("{what}: {peer} takes no publishes: {why}")))
+    }
+
+    /// Waits for an answer; while the broker blocks publishers, until `limit`.
+    async fn unless_blocked<T>(
+        &self,
+        what: &str,
+        limit: Instant,
+        answer: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let mut answer = std::pin::pin!(answer);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
+                return Poll::Ready(answered.map_err(|error| self.lost(error)));
+            }
+            if Instant::now() < limit {
+                watch_until(limit);
+            } else if let Some(why) = self.board.blocked() {
+                return Poll::Ready(Err(self.blocked(what, &why)));
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Hands frames that are not answered to the kernel.
@@ -156,11 +191,12 @@ impl Session {
             return Err(self.ended(&end, what));
         }
         let patience = self.config.read_timeout.unwrap_or(FOREVER);
+        let limit = self.patience();
         let request =
             self.link.request_on(u32::from(state.number), &data, Expect::Count(1), patience);
         Ok(async move {
             let _call = call;
-            let reply = request.await.map_err(|error| self.lost(error))?.pop();
+            let reply = self.unless_blocked(what, limit, request).await?.pop();
             let closed = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
             match (reply, state.ended()) {
                 (Some(Event::Method(_, method)), _) if method == closed => {
@@ -254,7 +290,7 @@ fn goodbye() -> Vec<u8> {
 
 /// The handshake.
 async fn greet(link: &Arc<Link<AmqpDecoder>>, config: &Config) -> Result<Terms> {
-    let mut machine = Handshake::new(config.wishes.clone());
+    let mut machine = Handshake::new(config.wishes());
     let mut data = encode::HEADER.to_vec();
     let mut logged_in = false;
     loop {
@@ -263,6 +299,11 @@ async fn greet(link: &Arc<Link<AmqpDecoder>>, config: &Config) -> Result<Terms> 
             // How brokers refuse clients that do not know `authentication_failure_close`.
             true => {
                 Error::connection("user, password or virtual host may be wrong").with_source(error)
+            }
+            // Up to TLS 1.2 the handshake fails; later the server speaks up after it, if it is heard.
+            false if config.dial.tls.as_ref().is_some_and(|tls| tls.certfile.is_some()) => {
+                Error::connection("our certificate (certfile) may be unknown to the broker")
+                    .with_source(error)
             }
             false => error,
         })?;

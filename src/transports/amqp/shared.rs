@@ -1,12 +1,13 @@
 //! What all users of one connection share, in one process.
 
 use super::Config;
+use super::board::Board;
 use super::session::Session;
 use crate::error::Result;
 use crate::io::lock::Mutex;
 use crate::io::pollset::Pollset;
 use crate::io::task::Notify;
-use crate::transport::Event;
+use crate::transport::{AmqpCounters, Event};
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
@@ -18,14 +19,15 @@ pub(super) struct Shared {
     current: Mutex<Option<Arc<Session>>>,
     /// Told of mail, credit, ends and incidents.
     pub(super) news: Arc<Notify>,
+    pub(super) counters: Arc<AmqpCounters>,
     /// What an event loop watches; made when one asks for it.
     pollset: OnceLock<Pollset>,
 }
 
 impl Shared {
     pub(super) fn new(config: Arc<Config>) -> Arc<Self> {
-        let (current, news) = (Mutex::default(), Arc::default());
-        Arc::new(Self { config, current, news, pollset: OnceLock::new() })
+        let (current, news, counters) = (Mutex::default(), Arc::default(), Arc::default());
+        Arc::new(Self { config, current, news, counters, pollset: OnceLock::new() })
     }
 
     /// The live session, if there is one.
@@ -44,7 +46,10 @@ impl Shared {
         if let Some(session) = self.live() {
             return Ok(session);
         }
-        let session = Arc::new(Session::open(&self.config, self.news.clone()).await?);
+        let session = Arc::new(
+            Session::open(&self.config, Board::new(self.news.clone(), self.counters.clone()))
+                .await?,
+        );
         let mut current = self.current.lock();
         if let Some(other) = current.as_ref().filter(|other| other.is_alive()) {
             return Ok(other.clone());
@@ -52,6 +57,7 @@ impl Shared {
         let old = current.replace(session.clone());
         drop(current);
         if let Some(old) = old {
+            self.counters.reconnects.add(1);
             old.board.lose();
         }
         self.news.notify();

@@ -9,11 +9,12 @@ use crate::io::task::Notify;
 use crate::model::{Claim, Delivery, Message, Name};
 use crate::protocol::amqp::encode::{self, Settle};
 use crate::protocol::amqp::{Confirms, Known};
-use crate::transport::{Event, Returned};
+use crate::transport::{Event, Held, Returned};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// Most messages that came back and nobody has asked for; the oldest go.
 const RETURNS: usize = 1000;
@@ -42,8 +43,8 @@ pub(super) struct ChannelState {
 #[derive(Debug, Default)]
 pub(super) struct Inner {
     pub(super) consumers: Vec<Consumer>,
-    /// Delivered to the user and not settled, by number: the queue, and whether by a consumer.
-    ledger: BTreeMap<u64, (Name, bool)>,
+    /// Delivered to the user and not settled, by number.
+    ledger: BTreeMap<u64, Unsettled>,
     /// How many of them came by consumers.
     consumed: usize,
     last_tag: u64,
@@ -60,6 +61,20 @@ pub(super) struct Inner {
     gets: VecDeque<(Arc<Asked>, bool)>,
     /// A dropped acknowledgement was logged.
     pub(super) stale_logged: bool,
+}
+
+/// A delivery that is not settled.
+#[derive(Debug)]
+struct Unsettled {
+    /// Whether it came by a consumer.
+    consumed: bool,
+    since: Instant,
+}
+
+impl Unsettled {
+    fn now(consumed: bool) -> Self {
+        Self { consumed, since: Instant::now() }
+    }
 }
 
 /// How a channel ended.
@@ -141,7 +156,7 @@ impl ChannelState {
         let consumer_tag = consumer.options.consumer_tag.clone();
         inner.consumers.push(consumer); // in turn
         if !settled {
-            inner.ledger.insert(mail.tag, (queue.clone(), true));
+            inner.ledger.insert(mail.tag, Unsettled::now(true));
             inner.consumed += 1;
         }
         drop(inner);
@@ -180,7 +195,7 @@ impl ChannelState {
         let mut inner = self.inner.lock();
         inner.last_tag = inner.last_tag.max(tag);
         if !no_ack {
-            inner.ledger.insert(tag, (queue.clone(), false));
+            inner.ledger.insert(tag, Unsettled::now(false));
         }
         drop(inner);
         delivery(tag, queue.clone(), message, no_ack)
@@ -200,7 +215,7 @@ impl ChannelState {
             _ => Vec::new(),
         };
         for tag in &tags {
-            if let Some((_, true)) = inner.ledger.remove(tag) {
+            if inner.ledger.remove(tag).is_some_and(|unsettled| unsettled.consumed) {
                 inner.consumed -= 1;
             }
         }
@@ -219,6 +234,17 @@ impl ChannelState {
     /// The tags of the ledger, oldest first.
     pub(super) fn unsettled(&self) -> Vec<Name> {
         self.inner.lock().ledger.keys().map(|tag| tag.to_string().into()).collect()
+    }
+
+    /// What it holds.
+    pub(super) fn held(&self) -> Held {
+        let inner = self.inner.lock();
+        Held {
+            unacked: inner.ledger.len(),
+            // Numbers grow with time.
+            oldest: inner.ledger.values().next().map(|oldest| oldest.since.elapsed()),
+            prefetched: inner.consumers.iter().map(|consumer| consumer.mail.len()).sum(),
+        }
     }
 
     /// How many are unsettled, and the limit.
@@ -257,7 +283,7 @@ impl ChannelState {
         let mut events = Vec::with_capacity(mail.len());
         for mail in mail {
             if !options.no_ack {
-                inner.ledger.insert(mail.tag, (options.queue.clone(), true));
+                inner.ledger.insert(mail.tag, Unsettled::now(true));
                 inner.consumed += 1;
             }
             let delivery = delivery(mail.tag, options.queue.clone(), mail.message, options.no_ack);
@@ -294,13 +320,15 @@ impl ChannelState {
         self.news.notify();
     }
 
-    /// The broker has taken publishes, or not.
-    pub(super) fn confirmed(&self, tag: u64, multiple: bool, taken: bool) {
+    /// The broker has taken publishes, or not: how many.
+    pub(super) fn confirmed(&self, tag: u64, multiple: bool, taken: bool) -> usize {
         let tickets = self.inner.lock().confirms.settle(tag, multiple);
         let outcome = if taken { Outcome::Taken } else { Outcome::NotTaken };
+        let count = tickets.len();
         for ticket in tickets {
             ticket.settle(&outcome);
         }
+        count
     }
 
     /// A message came back.

@@ -21,6 +21,8 @@ pub(super) struct Incoming {
     /// Why the link is of no more use.
     over: Option<Error>,
     heard: Instant,
+    /// Intervals since then that were counted as missed.
+    missed: u32,
     spoke: Instant,
     moved: Moved,
 }
@@ -29,7 +31,16 @@ impl Incoming {
     pub(super) fn new(board: Arc<Board>, peer: String) -> Self {
         let now = Instant::now();
         let moved = Moved::default();
-        Self { board, peer, answers: Vec::new(), over: None, heard: now, spoke: now, moved }
+        Self {
+            board,
+            peer,
+            answers: Vec::new(),
+            over: None,
+            heard: now,
+            missed: 0,
+            spoke: now,
+            moved,
+        }
     }
 
     fn answer(&mut self, number: u16, class: AMQPClass) {
@@ -42,6 +53,10 @@ impl Incoming {
     fn content(&mut self, number: u16, content: Content) -> Option<Event> {
         let state = self.board.channel(number);
         let Content { head, message } = content;
+        match head {
+            Head::Returned { .. } => self.board.counters.returned.add(1),
+            Head::Got { .. } | Head::Delivered { .. } => self.board.counters.received.add(1),
+        }
         match head {
             Head::Got { tag, .. } => {
                 if state.is_some_and(|state| !state.answered(Some(tag))) {
@@ -112,13 +127,15 @@ impl Incoming {
             }
             AMQPClass::Basic(basic::AMQPMethod::Ack(ack)) => {
                 if let Some(state) = self.board.channel(number) {
-                    state.confirmed(ack.delivery_tag, ack.multiple, true);
+                    let count = state.confirmed(ack.delivery_tag, ack.multiple, true);
+                    self.board.counters.confirmed.add(count);
                 }
                 return None;
             }
             AMQPClass::Basic(basic::AMQPMethod::Nack(nack)) => {
                 if let Some(state) = self.board.channel(number) {
-                    state.confirmed(nack.delivery_tag, nack.multiple, false);
+                    let count = state.confirmed(nack.delivery_tag, nack.multiple, false);
+                    self.board.counters.nacked.add(count);
                 }
                 return None;
             }
@@ -145,7 +162,10 @@ impl Incoming {
 impl Traffic<Event> for Incoming {
     fn route(&mut self, event: Event) -> Option<Event> {
         match event {
-            Event::Heartbeat => None,
+            Event::Heartbeat => {
+                self.board.counters.heartbeats_received.add(1);
+                None
+            }
             Event::Content(number, content) => self.content(number, *content),
             Event::Method(0, AMQPClass::Connection(method)) if self.board.is_open() => {
                 self.of_connection(method)
@@ -177,7 +197,11 @@ impl Traffic<Event> for Incoming {
         let interval = Duration::from_secs(heartbeat);
         let now = Instant::now();
         if moved.received != self.moved.received {
-            self.heard = now;
+            (self.heard, self.missed) = (now, 0);
+        }
+        if now >= self.heard + interval * (self.missed + 1) {
+            self.missed += 1;
+            self.board.counters.heartbeats_missed.add(1);
         }
         if moved.sent != self.moved.sent {
             self.spoke = now;
@@ -192,6 +216,7 @@ impl Traffic<Event> for Incoming {
         }
         if now >= self.spoke + interval / 2 {
             out.extend_from_slice(encode::HEARTBEAT);
+            self.board.counters.heartbeats_sent.add(1);
             self.spoke = now;
         }
         Ok(())

@@ -8,7 +8,7 @@
 use super::Config;
 use super::ask::{Login, ask, share};
 use super::error::unexpected;
-use super::given::Given;
+use super::given::given;
 use super::sentinel::nodes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::dial::Address;
@@ -16,8 +16,8 @@ use crate::io::generation::PerProcess;
 use crate::io::lock::Mutex;
 use crate::io::task::timeout_at;
 use crate::protocol::resp::{Command, ServerError, Value};
-use crate::transport::Url;
 use crate::transport::schemes::Options;
+use crate::transport::{Given, Url};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -94,15 +94,15 @@ impl Cluster {
         }
         let mut take = |name| options.remove(name).filter(|value| !value.is_null());
         let seeds = match take("startup_nodes") {
-            Some(value) => nodes(&Given { name: "startup_nodes", value: &value })?,
+            Some(value) => nodes(&given("startup_nodes", &value))?,
             None => vec![first.clone()],
         };
         let tag = match take("hash_tag") {
-            Some(value) => Some(tag(&Given { name: "hash_tag", value: &value })?),
+            Some(value) => Some(tag(&given("hash_tag", &value))?),
             None => None,
         };
         let sharded = match take("sharded_fanout") {
-            Some(value) => Given { name: "sharded_fanout", value: &value }.flag()?,
+            Some(value) => given("sharded_fanout", &value).flag()?,
             None => false,
         };
         Ok(Self { seeds, tag, sharded })

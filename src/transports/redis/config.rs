@@ -2,13 +2,13 @@
 
 use super::cluster::Cluster;
 use super::deliveries::DeliveryLimit;
-use super::given::{Given, TlsDraft};
+use super::given::{given, keepalive, pause, steps, template};
 use super::keys::Template;
 use super::sentinel::Sentinels;
 use crate::error::{Error, Result};
 use crate::io::dial::{Address, DialOptions, Keepalive};
 use crate::transport::schemes::Options;
-use crate::transport::{Login, QueueOrder, Url};
+use crate::transport::{Given, Login, QueueOrder, TlsDraft, Url};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
@@ -276,7 +276,7 @@ impl Draft {
     fn new(config: Config) -> Self {
         Self {
             config,
-            tls: TlsDraft::default(),
+            tls: TlsDraft::new("ssl_", false),
             keepalive: None,
             keepalive_options: Keepalive::default(),
             fanout_prefix: Value::Null,
@@ -291,15 +291,15 @@ impl Draft {
         if value.is_null() {
             return Ok(()); // Kombu's "not given"
         }
-        let option = Given { name, value };
+        let option = given(name, value);
         let config = &mut self.config;
         match name {
             "sep" => config.sep = option.non_empty()?,
             "global_keyprefix" => config.prefix = option.text()?,
             "unacked_key" => config.unacked_key = option.non_empty()?,
             "unacked_index_key" => config.unacked_index_key = option.non_empty()?,
-            "keyprefix_queue" => config.binding_key = option.template()?,
-            "keyprefix_binding_permanent" => config.permanent_key = option.template()?,
+            "keyprefix_queue" => config.binding_key = template(&option)?,
+            "keyprefix_binding_permanent" => config.permanent_key = template(&option)?,
             "keyprefix_binding_deadlines" => config.deadlines_key = option.non_empty()?,
             "min_binding_ttl" => config.min_binding_life = option.milliseconds()?,
             "queue_order_strategy" => config.queue_order = queue_order(&option)?,
@@ -315,7 +315,7 @@ impl Draft {
             }
             "unacked_mutex_key" => config.unacked_mutex_key = option.non_empty()?,
             "unacked_mutex_expire" => config.unacked_mutex_expire = option.seconds()?,
-            "polling_interval" => config.polling_interval = option.pause()?,
+            "polling_interval" => config.polling_interval = pause(&option)?,
             "socket_timeout" => config.reply_timeout = option.seconds()?,
             "health_check_interval" => config.health_check_interval = option.seconds_or_none()?,
             "reconnect_grace" => {
@@ -332,9 +332,9 @@ impl Draft {
             "sentinel_fanout_compat" => self.fanout_compat = option.flag()?,
             "legacy_keyprefix_fanout" => config.legacy_fanout_prefix = Some(option.text()?),
             "fanout_patterns" => config.fanout_patterns = option.flag()?,
-            "priority_steps" => config.priority_steps = option.steps()?,
+            "priority_steps" => config.priority_steps = steps(&option)?,
             "socket_keepalive" => self.keepalive = Some(option.flag()?),
-            "socket_keepalive_options" => option.keepalive(&mut self.keepalive_options)?,
+            "socket_keepalive_options" => keepalive(&option, &mut self.keepalive_options)?,
             "master_name" | "sentinel_kwargs" | "sentinels" | "min_other_sentinels" => {
                 return Err(option.invalid("is for sentinel:// URLs"));
             }
@@ -362,8 +362,9 @@ impl Draft {
                 text => text,
             },
             value => {
-                return Err(Given { name: "fanout_prefix", value }
-                    .ill_typed("true, false or a text like '/{db}.'"));
+                return Err(
+                    given("fanout_prefix", value).ill_typed("true, false or a text like '/{db}.'")
+                );
             }
         };
         config.fanout_prefix = match self.keyprefix_fanout {

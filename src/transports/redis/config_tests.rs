@@ -106,11 +106,12 @@ fn tls() {
     let options = json!({
         "ssl_cert_reqs": 1, "ssl_ca_certs": "ca.pem", "ssl_ca_path": "/ca", "ssl_ca_data": "PEM",
         "ssl_certfile": "c.pem", "ssl_keyfile": "k.pem", "ssl_check_hostname": false,
-        "ssl_min_version": 772, "ssl_ciphers": "A:B", "ssl_validate_ocsp": false,
+        "ssl_min_version": 772, "ssl_ciphers": "ECDHE-RSA-AES128-GCM-SHA256", "ssl_validate_ocsp": false,
         "ssl_validate_ocsp_stapled": false, "ssl_password": null,
     });
     let tls = parse("rediss://h", options).unwrap().dial.tls.unwrap();
     let expected = TlsOptions {
+        prefix: "ssl_",
         verify: Verify::Chain,
         ca_certs: Some("ca.pem".into()),
         ca_path: Some("/ca".into()),
@@ -118,7 +119,7 @@ fn tls() {
         certfile: Some("c.pem".into()),
         keyfile: Some("k.pem".into()),
         only_1_3: true,
-        ciphers: Some(vec!["A".into(), "B".into()]),
+        ciphers: Some(vec!["ECDHE-RSA-AES128-GCM-SHA256".into()]),
         server_name: None,
     };
     assert_eq!(tls, expected);

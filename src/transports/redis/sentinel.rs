@@ -1,13 +1,13 @@
 //! Sentinels: servers that are asked where the master is, each time a link is made.
 
 use super::ask::{Login, ask, share};
-use super::given::{Given, TlsDraft};
+use super::given::given;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::dial::{Address, DialOptions, Keepalive};
 use crate::io::task::timeout_at;
 use crate::protocol::resp::{Command, Value};
-use crate::transport::Url;
 use crate::transport::schemes::Options;
+use crate::transport::{Given, TlsDraft, Url};
 use serde_json::Value as Json;
 use std::fmt;
 use std::sync::Arc;
@@ -51,20 +51,20 @@ impl Sentinels {
     pub(super) fn parse(url: &Url, options: &mut Options) -> Result<Self> {
         let mut take = |name| options.remove(name).filter(|value| !value.is_null());
         let master = match take("master_name") {
-            Some(value) => Given { name: "master_name", value: &value }.non_empty()?,
+            Some(value) => given("master_name", &value).non_empty()?,
             None => {
                 return Err(Error::invalid("'master_name' transport option must be specified."));
             }
         };
         let nodes = match take("sentinels") {
-            Some(value) => nodes(&Given { name: "sentinels", value: &value })?,
+            Some(value) => nodes(&given("sentinels", &value))?,
             None => vec![Address::Tcp {
                 host: url.hostname.clone().unwrap_or_else(|| "localhost".into()),
                 port: url.port.unwrap_or(PORT),
             }],
         };
         let others = match take("min_other_sentinels") {
-            Some(value) => Given { name: "min_other_sentinels", value: &value }.whole()?,
+            Some(value) => given("min_other_sentinels", &value).whole()?,
             None => 0,
         };
         let mut sentinels = Self {
@@ -83,15 +83,13 @@ impl Sentinels {
         };
         for name in ["socket_connect_timeout", "connect_timeout"] {
             if let Some(value) = options.get(name).filter(|value| !value.is_null()) {
-                sentinels.dial.connect_timeout = Given { name, value }.seconds()?;
+                sentinels.dial.connect_timeout = given(name, value).seconds()?;
             }
         }
         match options.remove("sentinel_kwargs") {
             Some(Json::Object(own)) => sentinels.set(&own)?,
             Some(value) if !value.is_null() => {
-                return Err(
-                    Given { name: "sentinel_kwargs", value: &value }.ill_typed("a dictionary")
-                );
+                return Err(given("sentinel_kwargs", &value).ill_typed("a dictionary"));
             }
             _ => {}
         }
@@ -99,9 +97,9 @@ impl Sentinels {
     }
 
     fn set(&mut self, own: &Options) -> Result<()> {
-        let mut tls = TlsDraft::default();
+        let mut tls = TlsDraft::new("ssl_", false);
         for (name, value) in own.iter().filter(|(_, value)| !value.is_null()) {
-            let option = Given { name, value };
+            let option = given(name, value);
             match name.as_str() {
                 "username" => self.username = Some(option.text()?),
                 "password" => self.password = Some(option.text()?),

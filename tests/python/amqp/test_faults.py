@@ -217,14 +217,23 @@ def test_a_node_without_memory_blocks_publishers(node: RabbitMQServer, url: str)
 
 
 def test_a_callback_that_keeps_the_interpreter_does_not_lose_the_link(url: str) -> None:
-    """For five heartbeats: the node would have closed the connection after two."""
+    """For ten heartbeats: the node would have closed the connection after two."""
     sleep = ctypes.PyDLL(None).usleep  # holds the interpreter's lock
+    got: list[Any] = []
+
+    def handle(body: Any, message: Any) -> None:
+        sleep(10_000_000)
+        message.ack()
+        got.append(body)
+
     with Connection(url, heartbeat=1, transport_options=CONFIRMED) as connection:
         producer = connection.Producer()
         queue = Queue("slow", routing_key="slow")
         link = connection.connect()
         producer.publish("x", routing_key="slow", declare=[queue])
-        drain_into(connection, queue, lambda got: bool(got) and sleep(5_000_000) == 0)
+        with connection.Consumer([queue], callbacks=[handle]):
+            connection.drain_events(timeout=10)
+        assert (got, link.heartbeat) == (["x"], 1)
         producer.publish("still there", routing_key="slow")
         assert connection.connection is link
 

@@ -8,11 +8,18 @@ from contextlib import ExitStack
 import pytest
 from celery import chain
 
+from servers.rabbitmq import RabbitMQServer
 from servers.redis import RedisServer
 
 from .conftest import Stage, settings_for
 
-COMBINATIONS = [("redis", "solo"), ("redis", "prefork"), ("sqlite", "prefork")]
+COMBINATIONS = [
+    ("redis", "solo"),
+    ("redis", "prefork"),
+    ("sqlite", "prefork"),
+    ("amqp", "solo"),
+    ("amqp", "prefork"),
+]
 
 #: Remote control needs fanout between processes, which SQL tables do not give.
 broadcasting = pytest.mark.parametrize(
@@ -24,13 +31,18 @@ broadcasting = pytest.mark.parametrize(
 def stage(
     request: pytest.FixtureRequest,
     module_redis: RedisServer,
+    rabbitmq_server: RabbitMQServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stage]:
     """A worker on stock Kombu, and an application in this process on ours."""
     broker, pool = request.param
     folder = tmp_path_factory.mktemp(f"transport-{broker}-{pool}")
     module_redis.command("FLUSHALL")
-    url = module_redis.url() if broker == "redis" else f"sqla+sqlite:///{folder / 'broker.sqlite'}"
+    url = {
+        "redis": module_redis.url,
+        "sqlite": lambda: f"sqla+sqlite:///{folder / 'broker.sqlite'}",
+        "amqp": lambda: rabbitmq_server.url(rabbitmq_server.new_vhost()),
+    }[broker]()
     settings = settings_for(url, folder)
     with ExitStack() as stack:
         made = Stage(settings, folder, stack)
@@ -42,7 +54,7 @@ def stage(
 def test_kombu_is_stock_and_the_transport_is_ours(stage: Stage) -> None:
     facts = stage.send("whoami").get(timeout=30)
     assert facts["name"] == "kombu"
-    assert facts["transport"] == "kombu_rs.transport.native"
+    assert facts["transport"] in ("kombu_rs.transport.native", "kombu_rs.transport.amqp.transport")
 
 
 def test_tasks_retries_and_chains(stage: Stage) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from typing import Any
 
+import amqp
 import pytest
 from kombu import Connection, Consumer, Exchange, Producer, Queue, eventloop
 from kombu.exceptions import OperationalError
@@ -79,7 +81,9 @@ def simple(url: str) -> None:
     """SimpleQueue, which is how scripts use Kombu."""
     with Connection(url) as connection, connection.SimpleQueue("simple") as queue:
         queue.put({"a": 1}, serializer="json", compression="bzip2")
-        assert queue.qsize() == 1
+        end = time.monotonic() + 10
+        while queue.qsize() != 1:  # RabbitMQ does not wait for a queue to have what was published
+            assert time.monotonic() < end
         message = queue.get(timeout=5)
         assert message.payload == {"a": 1}
         message.reject()
@@ -152,7 +156,73 @@ def errors(url: str) -> None:
         assert "secret" not in str(raised.value)
 
 
-CASES = {case.__name__: case for case in (entities, consume, simple, mixin, pidbox, errors)}
+def amqp_errors(url: str) -> None:
+    """A channel's errors are told from a connection's; all are py-amqp's, too."""
+    queue = Queue("work", routing_key="work")
+    with Connection(url, transport_options={"confirm_publish": True}) as connection:
+        channel = connection.channel()
+        with pytest.raises(connection.channel_errors, match="NOT_FOUND") as raised:
+            channel.queue_declare("nowhere", passive=True)
+        assert isinstance(raised.value, amqp.NotFound)
+        assert not isinstance(raised.value, connection.connection_errors)
+        with pytest.raises(connection.channel_errors, match="NO_ROUTE"):
+            Producer(channel).publish("x", routing_key="nobody", mandatory=True)
+        Producer(channel).publish("x", routing_key="work", declare=[queue])
+        link = connection.connection
+        link.close()
+        with pytest.raises(connection.recoverable_connection_errors):
+            link.channel()
+        # Stock Kombu's own way to go on after a loss.
+        errors: list[Any] = []
+        publish = connection.ensure(
+            producer := Producer(connection),
+            producer.publish,
+            errback=lambda *facts: errors.append(facts),
+            interval_start=0,
+        )
+        publish("y", routing_key="work")
+        assert queue(connection.channel()).get(no_ack=True).payload == "x"
+    wrong = (
+        url.replace("guest@", "wr0ng@") if "@" in url else url.replace("//", "//guest:wr0ng@", 1)
+    )
+    with Connection(wrong) as connection:
+        expected = connection.connection_errors + connection.channel_errors
+        with pytest.raises(expected, match="ACCESS_REFUSED") as raised:
+            connection.connect()
+        assert isinstance(raised.value, amqp.AccessRefused)
+        assert "wr0ng" not in f"{raised.value} {connection.as_uri()} {connection!r}"
+
+
+def amqp_options(url: str) -> None:
+    """Query, attributes and transport options reach the broker; Celery finds what it looks for."""
+    asked: list[str] = []
+
+    def password() -> str:
+        asked.append("password")
+        return "guest"
+
+    options = {"channel_max": 9}
+    with Connection(
+        url, userid="guest", password=password, transport_options=options
+    ) as connection:
+        link = connection.connect()
+        assert (link.heartbeat, link.frame_max, link.channel_max) == (7, 8192, 9)
+        assert connection.transport.driver_type == "amqp"
+        assert connection.get_heartbeat_interval() == 7
+        assert connection.supports_heartbeats
+        connection.heartbeat_check()
+        assert "amqp://localhost:" in connection.as_uri()
+        Producer(connection).publish("x", routing_key="q", declare=[Queue("q", routing_key="q")])
+        assert connection.transport.statistics().confirmed == 1
+        connection.collect()
+        connection.connect()
+    assert asked == ["password", "password"]
+
+
+CASES = {
+    case.__name__: case
+    for case in (entities, consume, simple, mixin, pidbox, errors, amqp_errors, amqp_options)
+}
 
 
 def main(name: str, url: str) -> None:

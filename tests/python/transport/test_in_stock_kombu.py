@@ -26,7 +26,7 @@ def run(case: str, url: str, **environment: str) -> None:
     assert (done.returncode, done.stdout) == (0, f"{case} done\n"), done.stderr
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "rabbitmq"])
 def url(request: pytest.FixtureRequest) -> str:
     """A URL that names our transport, in one of stock Kombu's spellings."""
     if request.param == "memory":
@@ -39,14 +39,27 @@ def test_what_every_transport_does(case: str, url: str) -> None:
     run(case, url)
 
 
-@pytest.mark.parametrize("broker", ["memory", "redis"])
+@pytest.mark.parametrize("broker", ["memory", "redis", "rabbitmq"])
 def test_remote_control(broker: str, request: pytest.FixtureRequest) -> None:
-    plain = "memory://" if broker == "memory" else request.getfixturevalue("redis_url")
+    plain = "memory://" if broker == "memory" else request.getfixturevalue(f"{broker}_url")
     run("pidbox", f"kombu-rs+{plain}")
 
 
-def test_errors_are_those_that_kombu_expects() -> None:
-    run("errors", f"kombu-rs+redis://user:secret@127.0.0.1:{free_port()}/0")
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_errors_are_those_that_kombu_expects(scheme: str) -> None:
+    run("errors", f"kombu-rs+{scheme}://user:secret@127.0.0.1:{free_port()}/0")
+
+
+def test_errors_of_amqp(rabbitmq_url: str) -> None:
+    run("amqp_errors", f"kombu-rs+{rabbitmq_url}")
+
+
+def test_what_a_url_of_amqp_may_say(rabbitmq_url: str) -> None:
+    run("amqp_options", f"kombu-rs+{rabbitmq_url}?heartbeat=7&confirm_publish=true&frame_max=8192")
+
+
+def test_alternates_of_amqp(rabbitmq_url: str) -> None:
+    run("entities", f"kombu-rs+amqp://127.0.0.1:{free_port()}//;kombu-rs+{rabbitmq_url}")
 
 
 def test_a_bare_connection_needs_the_call_of_register() -> None:

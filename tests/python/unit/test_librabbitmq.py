@@ -82,13 +82,14 @@ def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "librabbitmq", None)
     monkeypatch.delitem(sys.modules, NAME, raising=False)
     with pytest.raises(ImportError, match=r"needs the C client librabbitmq.*use amqp:// instead"):
-        Connection("librabbitmq://")
+        Connection("amqp://", transport=f"{NAME}:Transport")
 
 
-def test_amqp_does_not_depend_on_it(librabbitmq: ModuleType) -> None:
+@pytest.mark.parametrize("name", ["amqp", "librabbitmq"])
+def test_urls_do_not_depend_on_it(librabbitmq: ModuleType, name: str) -> None:
     assert not supports_librabbitmq()
-    connection = Connection("amqp://")
-    assert connection.transport_cls == "amqp"
+    connection = Connection(f"{name}://")
+    assert connection.transport_cls == name
     assert connection.transport.driver_name == "kombu-rs"
 
 

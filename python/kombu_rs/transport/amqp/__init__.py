@@ -1,4 +1,4 @@
-"""``amqp://``, ``amqps://`` and ``pyamqp://``: RabbitMQ and its relatives, natively.
+"""``amqp://``, ``amqps://``, ``pyamqp://``, ``librabbitmq://``: RabbitMQ and relatives, natively.
 
 One link for each connection, shared by any number of threads. Heartbeats are sent and missed ones
 are noticed by a native thread, whatever Python does meanwhile. Channels and messages look as
@@ -15,6 +15,7 @@ from __future__ import annotations
 from .channel import Channel, Message
 from .connection import Connection
 from .message import BasicMessage
+from .statistics import Statistics
 from .transport import DEFAULT_PORT, DEFAULT_SSL_PORT, SSLTransport, Transport
 
 __all__ = (
@@ -25,5 +26,6 @@ __all__ = (
     "Connection",
     "Message",
     "SSLTransport",
+    "Statistics",
     "Transport",
 )

@@ -234,6 +234,17 @@ class Channel(_native.AmqpChannel, Replaceable, base.StdChannel):  # type: ignor
         )
         return None if nowait else queue_declare_ok_t(*declared)
 
+    def depth(self, queue: str) -> dict[int, int]:
+        """Ask the broker how many messages are ready in a queue.
+
+        Returns:
+            All of them under 0: AMQP does not tell priorities apart.
+
+        Raises:
+            NotFound: there is no such queue.
+        """
+        return {0: self._queue_declare(queue, True)[1]}
+
     def prepare_queue_arguments(
         self, arguments: dict[str, Any] | None, **kwargs: Any
     ) -> dict[str, Any]:

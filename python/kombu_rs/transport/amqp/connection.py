@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from ... import _native, exceptions
 from ..native import Replaceable
+from . import errors
 from .channel import Channel
 
 if TYPE_CHECKING:
@@ -22,6 +23,15 @@ _TCP_OPTIONS = (
     *("TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"),
     "TCP_USER_TIMEOUT",
 )
+
+
+#: The members of ``context`` in py-amqp's ``ssl``, and what they are here.
+_CONTEXT = {
+    "cafile": "ca_certs",
+    "capath": "ca_path",
+    "cadata": "ca_data",
+    "check_hostname": "check_hostname",
+}
 
 
 class _Settings:
@@ -52,8 +62,13 @@ def _settings(
     write_timeout: float | None = None,
     socket_settings: dict[Any, Any] | None = None,
     insist: bool = False,
+    frame_handler: Any = None,
+    frame_writer: Any = None,
     **options: Any,
 ) -> _Settings:
+    for name, value in (("frame_handler", frame_handler), ("frame_writer", frame_writer)):
+        if value is not None:
+            raise ValueError(f"{name} is not supported: frames are read and written natively")
     for name, value in (("login_response", login_response), ("authentication", authentication)):
         if value:
             raise ValueError(
@@ -84,11 +99,32 @@ def _settings(
 
 
 def _plain_ssl(ssl: dict[str, Any]) -> dict[str, Any]:
-    """TLS settings without the ssl module's enums."""
-    return {
+    """TLS settings in the core's words, without the ssl module's enums.
+
+    Raises:
+        ValueError, TypeError: ``context`` has what cannot be had.
+    """
+    plain = {
         name: int(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for name, value in ssl.items()
     }
+    # What py-amqp hands to ssl.create_default_context().
+    context = plain.pop("context", None)
+    if context is None:
+        return plain
+    if not isinstance(context, dict):
+        raise TypeError(
+            "the AMQP transport option 'context' in `ssl` must be a dictionary of "
+            f"{', '.join(_CONTEXT)}, not {context!r}: OpenSSL is not used"
+        )
+    for name, value in context.items():
+        if name not in _CONTEXT:
+            raise ValueError(
+                f"the AMQP transport option {name!r} in `context` is not supported: there are "
+                f"{', '.join(_CONTEXT)}"
+            )
+        plain[_CONTEXT[name]] = value
+    return plain
 
 
 def _socket_settings(settings: dict[Any, Any] | None) -> dict[str, Any] | None:
@@ -109,8 +145,8 @@ class Connection(_native.Transport, Replaceable):
         virtual_host: default ``"/"``.
         client_properties: what to tell the broker of this program, such as ``connection_name``.
         ssl: True, or a dictionary with ``ca_certs``, ``cert_reqs``, ``certfile``,
-            ``check_hostname``, ``keyfile`` and ``server_hostname``. Certificate and host are
-            verified unless told otherwise.
+            ``check_hostname``, ``ciphers``, ``keyfile``, ``server_hostname`` and others of
+            py-amqp's. Certificate and host are verified unless told otherwise.
         connect_timeout: seconds for everything until the connection is open. Default: 5.
         channel_max, frame_max: limits; the broker's count, too. Default frame_max: 131072 bytes.
         heartbeat: seconds; 0: as the broker wants.
@@ -120,7 +156,10 @@ class Connection(_native.Transport, Replaceable):
         confirm_publish: a publish returns when the broker has the message.
         on_tune_ok: called without arguments when limits are agreed.
         read_timeout: seconds that an answer may take; the link counts as lost then.
-        write_timeout: seconds that the socket may take nothing, and the broker block publishers.
+        write_timeout: seconds that the socket may take nothing (the link counts as lost then),
+            and the broker block publishers.
+        publish_timeout: seconds that a publish without a ``timeout`` of its own may take, and any
+            other method while the broker blocks publishers. Default: 30; 0: for ever.
         socket_settings: TCP options by their numbers in :mod:`socket`: ``TCP_KEEPIDLE``,
             ``TCP_KEEPINTVL``, ``TCP_KEEPCNT``, ``TCP_USER_TIMEOUT``.
 
@@ -129,6 +168,7 @@ class Connection(_native.Transport, Replaceable):
     """
 
     _gone_around = frozenset({"drain_events"})
+    _host: str
 
     Channel = Channel
 
@@ -153,7 +193,7 @@ class Connection(_native.Transport, Replaceable):
         settings = _settings(*args, **kwargs)
         connection = super().__new__(cls, settings)
         connection.client = None
-        connection._connect_timeout = settings.options.get("connect_timeout", 5)
+        connection._host = kwargs.get("host") or (args[0] if args else "localhost:5672")
         return connection
 
     def __init__(
@@ -191,7 +231,12 @@ class Connection(_native.Transport, Replaceable):
             AccessRefused: it does not know the user, or not with this password.
             NotAllowed: it has no such virtual host, or not for this user.
         """
-        self._connect(None)
+        left = _native.budget()  # of a publish with a timeout
+        try:
+            self._connect(left)
+        except TimeoutError:
+            text = f"cannot connect to {self._host} within the timeout of the publish"
+            raise errors.from_core("connection", 0, text, None) from None
         for name, value in (self._agreed() or {}).items():
             setattr(self, name, value)
         if self.on_tune_ok is not None:

@@ -50,6 +50,8 @@ def from_core(
         return exceptions.RecoverableConnectionError(text)
     if kind == "channel":
         return exceptions.ChannelError(text)
+    if kind == "unsupported":
+        return exceptions.ConnectionError(text)
     if kind == "limit":
         return exceptions.ResourceError(text)
     return exceptions.AMQPError(text)

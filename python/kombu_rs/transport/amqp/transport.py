@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from ...utils.amq_manager import get_manager
-from .. import base
+from ...utils.url import maybe_sanitize_url, url_to_parts
+from .._amqp import DEFAULT_PORT, DEFAULT_SSL_PORT, AmqpTransport, OverTLS, address
 from ..native import CONNECTION_OPTIONS
 from .connection import Connection
+from .statistics import Statistics, Tally
 
-__all__ = ("SSLTransport", "Transport")
-
-DEFAULT_PORT = 5672
-DEFAULT_SSL_PORT = 5671
+__all__ = ("DEFAULT_PORT", "DEFAULT_SSL_PORT", "SSLTransport", "Transport", "WholeUrlTransport")
 
 
-class Transport(base.Transport):
+class Transport(AmqpTransport):
     """AMQP 0-9-1, natively.
 
     Arguments:
@@ -26,31 +26,18 @@ class Transport(base.Transport):
 
     Connection = Connection
 
-    default_port = DEFAULT_PORT
-    default_ssl_port = DEFAULT_SSL_PORT
-
     connection_errors = Connection.connection_errors
     channel_errors = Connection.channel_errors
     recoverable_connection_errors = Connection.recoverable_connection_errors
     recoverable_channel_errors = Connection.recoverable_channel_errors
 
     driver_name = "kombu-rs"
-    driver_type = "amqp"
 
-    implements = base.Transport.implements.extend(
-        asynchronous=True, heartbeats=True, batch_publish=True
-    )
+    implements = AmqpTransport.implements.extend(batch_publish=True)
 
-    def __init__(
-        self,
-        client: Any,
-        default_port: int | None = None,
-        default_ssl_port: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(client, **kwargs)
-        self.default_port = default_port or self.default_port
-        self.default_ssl_port = default_ssl_port or self.default_ssl_port
+    def __init__(self, client: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(client, *args, **kwargs)
+        self._tally = Tally()
 
     def driver_version(self) -> str:
         """Version of the native core."""
@@ -58,53 +45,41 @@ class Transport(base.Transport):
 
         return __version__
 
-    def create_channel(self, connection: Any) -> Any:
-        """Open a channel."""
-        return connection.channel()
-
     def close_channel(self, channel: Any) -> None:
         """Close a channel."""
         channel.close()
 
-    def drain_events(self, connection: Any, **kwargs: Any) -> Any:
-        """Wait for an event and handle it.
-
-        Raises:
-            TimeoutError: nothing came within ``timeout`` seconds.
-        """
-        return connection.drain_events(**kwargs)
-
-    def establish_connection(self) -> Any:
-        """Connect and log in.
-
-        Parts of the connection that are not set get their default. A password that is a function
-        is called each time.
-
-        Raises:
-            OSError: the broker cannot be reached.
-            kombu_rs.exceptions.ConnectionError, kombu_rs.exceptions.AccessRefused: it refused us.
-        """
-        client = self.client
-        for name, value in self.default_connection_params.items():
-            if not getattr(client, name, None):
-                setattr(client, name, value)
-        password = client.password
-        options = {
-            "host": f"{_address(client.hostname, client.ssl)}:{client.port}",
-            "userid": client.userid,
-            "password": password() if callable(password) else password,
-            "login_method": client.login_method,
-            "virtual_host": client.virtual_host,
-            "insist": client.insist,
-            "ssl": client.ssl,
-            "connect_timeout": client.connect_timeout,
-            "heartbeat": client.heartbeat,
-            **_options(client.transport_options or {}),
+    def _options(self, parts: Any) -> dict[str, Any]:
+        given = self.client.transport_options or {}
+        others = {
+            name: value
+            for name, value in given.items()
+            if name not in CONNECTION_OPTIONS and not name.startswith("manager_")
         }
-        connection = self.Connection(**options)
-        connection.client = client
-        connection.connect()
+        host = address(parts.hostname, parts.port, parts.ssl)
+        return {"host": host, "ssl": parts.ssl, **others}
+
+    def _connect(self, options: dict[str, Any]) -> Any:
+        connection = super()._connect(options)
+        self._tally.begin(connection)
         return connection
+
+    def await_broker(self, seconds: float) -> bool | None:
+        """Wait until a broker that could not be reached can be connected to, ``seconds`` at most.
+
+        Returns:
+            True: it can. False: it still cannot be reached. None: there is no use in waiting, as
+            it refuses us.
+        """
+        link = self.Connection(**self._arguments())
+        try:
+            return link._await_broker(seconds)
+        finally:
+            link.close()
+
+    def statistics(self) -> Statistics:
+        """Return what was done over this transport, and what it holds. Does not ask the broker."""
+        return self._tally.statistics()
 
     def verify_connection(self, connection: Any) -> bool:
         """Whether ``connection`` is open, as far as known without asking.
@@ -116,29 +91,12 @@ class Transport(base.Transport):
 
     def close_connection(self, connection: Any) -> None:
         """Say goodbye to the broker and close the link."""
-        connection.client = None
-        connection.close()
+        super().close_connection(connection)
+        self._tally.end(connection)
 
     def _collect(self, connection: Any) -> None:
-        """Give the link up."""
-        if connection is not None:
-            connection.collect()
-
-    def get_heartbeat_interval(self, connection: Any) -> float:
-        """Seconds between heartbeats, as agreed with the broker; 0 without them."""
-        return connection.heartbeat
-
-    def heartbeat_check(self, connection: Any, rate: int = 2) -> None:
-        """Check that the link is there. Heartbeats are sent without this.
-
-        Arguments:
-            connection: what :meth:`establish_connection` returned.
-            rate: how often this is called per heartbeat interval.
-
-        Raises:
-            kombu_rs.exceptions.ConnectionForced: the link is lost.
-        """
-        connection.heartbeat_tick(rate=rate)
+        super()._collect(connection)
+        self._tally.end(connection)
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Have ``loop`` watch the descriptor of ``connection``."""
@@ -148,46 +106,53 @@ class Transport(base.Transport):
         """Handle what has come; called by the event loop."""
         connection.on_readable()
 
-    def qos_semantics_matches_spec(self, connection: Any) -> bool:
-        """Whether ``apply_global`` of QoS means what AMQP 0-9-1 says: not in RabbitMQ 3.3 to 3."""
-        return base.rabbitmq_qos_matches_spec(connection.server_properties)
 
-    @property
-    def default_connection_params(self) -> dict[str, Any]:
-        """Parts of a connection that are filled in when they are missing."""
-        return {
-            "userid": "guest",
-            "password": "guest",
-            "port": self.default_ssl_port if self.client.ssl else self.default_port,
-            "hostname": "localhost",
-            "login_method": "PLAIN",
+class SSLTransport(OverTLS, Transport):
+    """The same over TLS, whatever the connection's ``ssl`` says."""
+
+
+class WholeUrlTransport(Transport):
+    """The same for a connection that has left the whole URL to it, as an installed Kombu does for
+    ``kombu-rs+amqp://...``.
+
+    Options of the connection and of the transport may stand in the URL's query.
+    """
+
+    #: Whether the connection leaves the whole URL to us.
+    can_parse_url = True
+
+    def _parts(self) -> Any:
+        client = self.client
+        url = url_to_parts(client.hostname)
+        query = dict(url.query)
+        ssl = url.scheme == "amqps" or client.ssl
+        if "ssl" in query:
+            ssl = query.pop("ssl").lower() not in ("false", "no", "off", "0") or ssl
+        known = {
+            name: query.pop(name, None) or getattr(client, name, None)
+            for name in ("login_method", "connect_timeout", "heartbeat")
         }
+        default = self.default_connection_params
+        return SimpleNamespace(
+            hostname=url.hostname or default["hostname"],
+            port=url.port or (self.default_ssl_port if ssl else self.default_port),
+            userid=url.username or client.userid or default["userid"],
+            password=url.password or client.password or default["password"],
+            virtual_host=url.path or client.virtual_host,
+            insist=client.insist,
+            ssl=ssl,
+            transport_options=client.transport_options or {},
+            query=query,
+            **known,
+        )
+
+    def _options(self, parts: Any) -> dict[str, Any]:
+        return {**parts.query, **super()._options(parts)}
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
+        """Return ``uri``, by default with the password masked."""
+        return uri if include_password else maybe_sanitize_url(uri, mask=mask)
 
     def get_manager(self, *args: Any, **kwargs: Any) -> Any:
         """RabbitMQ's management API: see :func:`kombu_rs.utils.amq_manager.get_manager`."""
-        return get_manager(self.client, *args, **kwargs)
-
-
-class SSLTransport(Transport):
-    """The same over TLS, whatever the connection's ``ssl`` says."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if not self.client.ssl:
-            self.client.ssl = True
-
-
-def _address(hostname: str, ssl: Any) -> str:
-    """The host as it stands before a colon and a port."""
-    if hostname == "localhost" and not ssl:
-        return "127.0.0.1"  # as in Kombu, whatever a resolver makes of the name
-    return f"[{hostname}]" if ":" in hostname and not hostname.startswith("[") else hostname
-
-
-def _options(given: dict[str, Any]) -> dict[str, Any]:
-    """The options for the connection, without those for layers above."""
-    return {
-        name: value
-        for name, value in given.items()
-        if name not in CONNECTION_OPTIONS and not name.startswith("manager_")
-    }
+        return get_manager(self._parts(), *args, **kwargs)

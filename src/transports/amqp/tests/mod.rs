@@ -1,6 +1,7 @@
 //! What a broker may do to us, by a broker that does it.
 
 mod fake;
+mod patience;
 
 use crate::error::ErrorKind;
 use crate::io::task::{PollWaiter, block_on, run, timeout_at};
@@ -161,35 +162,6 @@ fn a_blocked_publisher_is_told_why() {
     let error = run(channel.publish(vec![message("q", "x")])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.to_string().contains("low on memory"), "{error}");
-    drop((channel, connection));
-    played.join().unwrap();
-}
-
-#[test]
-fn a_publisher_goes_on_when_it_is_unblocked() {
-    let (blocked, wait) = mpsc::channel::<()>();
-    let (connection, played) = broker(confirming(), move |mut fake| {
-        fake.welcome(0);
-        let reason = "low on disk".into();
-        fake.say(0, of_connection(connection::AMQPMethod::Blocked(connection::Blocked { reason })));
-        for _ in ["channel.open", "confirm.select"] {
-            let (number, class) = fake.method().expect("a method");
-            fake.say(number, fake::answer_to(&class).expect("an answer"));
-        }
-        wait.recv().unwrap();
-        fake.say(0, of_connection(connection::AMQPMethod::Unblocked(connection::Unblocked {})));
-        fake.method().expect("the publish");
-        fake.say(1, answer(1, false, true));
-        fake.swallow();
-    });
-    let channel = run(connection.open_channel()).unwrap();
-    let mut publish = channel.publish(vec![message("q", "x")]);
-    let soon = Some(Instant::now() + Duration::from_millis(30));
-    assert!(block_on(&mut publish, &PollWaiter, soon).unwrap().is_none());
-    blocked.send(()).unwrap();
-    let end = Some(Instant::now() + LIMIT);
-    block_on(&mut publish, &PollWaiter, end).unwrap().expect("in time").unwrap();
-    drop(publish);
     drop((channel, connection));
     played.join().unwrap();
 }
