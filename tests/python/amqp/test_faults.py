@@ -234,15 +234,9 @@ def impatient(node: RabbitMQServer) -> Iterator[None]:
     """Has the node give consumers a second for each message, and look every 200 ms."""
     given = {"channel_tick_interval": 200, "consumer_timeout": 1000}
     usual = {"channel_tick_interval": 60_000, "consumer_timeout": 1_800_000}
-    set_all(node, given)
+    node.set_internal(**given)
     yield
-    set_all(node, usual)
-
-
-def set_all(node: RabbitMQServer, settings: dict[str, int]) -> None:
-    """Sets what the node has no configuration for."""
-    for name, value in settings.items():
-        node.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
+    node.set_internal(**usual)
 
 
 @pytest.mark.usefixtures("impatient")
