@@ -56,7 +56,7 @@ class Retrying:
         """Seconds that a publish with a timeout has left; None without one, or where the timeout
         is for sending alone."""
         left = _native.budget()
-        if left is None or not isinstance(self.transport, _native.Transport):
+        if left is None or not hasattr(self.transport, "await_broker"):
             return None
         return max(left, _TOO_LITTLE)
 
@@ -68,12 +68,12 @@ class Retrying:
             one of ours.
         """
         while seconds > 0:
-            transport: Any = self.transport
-            if not isinstance(transport, _native.Transport):
+            await_broker = getattr(self.transport, "await_broker", None)
+            if await_broker is None:
                 break
             if callback:
                 callback()
-            found = transport.await_broker(min(seconds, 1.0))  # type: ignore[attr-defined]
+            found = await_broker(min(seconds, 1.0))
             if found:
                 return 0
             if found is None:

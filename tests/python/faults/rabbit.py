@@ -32,13 +32,22 @@ class Vhost:
         """Its URL, by another port if there is a proxy."""
         return f"amqp://guest:guest@127.0.0.1:{port or self.server.port}/{self.name}"
 
+    def connect(self) -> amqp.Connection:
+        """A connection, open."""
+        connection = amqp.Connection(
+            f"127.0.0.1:{self.server.port}",
+            virtual_host=self.name,
+            connect_timeout=2,
+            read_timeout=2,
+            confirm_publish=True,
+        )
+        connection.connect()
+        return connection
+
     @contextlib.contextmanager
     def channel(self) -> Iterator[Any]:
         """A channel on a connection of its own."""
-        host = f"127.0.0.1:{self.server.port}"
-        with amqp.Connection(
-            host, virtual_host=self.name, connect_timeout=5, confirm_publish=True
-        ) as connection:
+        with self.connect() as connection:
             yield connection.channel()
 
     def declare(self, *queues: str) -> None:
@@ -85,21 +94,40 @@ class Vhost:
 
 
 class Probe(Sender):
-    """A sender on RabbitMQ."""
+    """A sender on RabbitMQ. It keeps its connection; `close` when it is done."""
 
-    down = (OSError, amqp.AMQPError)
+    down = (OSError, amqp.AMQPError, AttributeError)  # the last of a connection that was closed
 
     def __init__(self, vhost: Vhost, consumer: Program) -> None:
         super().__init__(consumer)
         self.vhost = vhost
+        self._connection: Any = None
 
     def put(self, queue: str, exchange: str, direct: str, fanned: str, padding: int) -> None:
-        headers = {"application_headers": {"padding": "x" * padding}}
-        with self.vhost.channel() as channel:
+        try:
+            channel = self._channel()
             # The consumer's queue of the exchange is gone while the consumer is.
             channel.exchange_declare(exchange, "fanout", durable=True, auto_delete=False)
             for number, target in ((direct, ("", queue)), (fanned, (exchange, ""))):
-                body = json.dumps({"id": number})
-                channel.basic_publish(
-                    amqp.Message(body, content_type="application/json", **headers), *target
+                headers = {"padding": "x" * padding}
+                message = amqp.Message(
+                    json.dumps({"id": number}),
+                    content_type="application/json",
+                    application_headers=headers,
                 )
+                channel.basic_publish(message, *target)
+        except self.down:
+            self.close()
+            raise
+
+    def _channel(self) -> Any:
+        if self._connection is None:
+            self._connection = self.vhost.connect()
+        return self._connection.channel(1)
+
+    def close(self) -> None:
+        """Close its connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(*self.down):
+                connection.collect()

@@ -196,7 +196,8 @@ class Connection(_native.Transport, Replaceable):
             AccessRefused: it does not know the user, or not with this password.
             NotAllowed: it has no such virtual host, or not for this user.
         """
-        self._connect(None)
+        left = _native.budget()  # of a publish with a timeout
+        self._connect(None if left is None else max(left, 0.0))
         for name, value in (self._agreed() or {}).items():
             setattr(self, name, value)
         if self.on_tune_ok is not None:

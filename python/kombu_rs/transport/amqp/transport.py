@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ... import _native
 from ...utils.amq_manager import get_manager
 from .. import base
 from ..native import CONNECTION_OPTIONS
@@ -51,6 +52,8 @@ class Transport(base.Transport):
         super().__init__(client, **kwargs)
         self.default_port = default_port or self.default_port
         self.default_ssl_port = default_ssl_port or self.default_ssl_port
+        # A connection that could not be made, and its arguments: who tries again goes on with it.
+        self._sought: tuple[dict[str, Any], Any] | None = None
 
     def driver_version(self) -> str:
         """Version of the native core."""
@@ -84,13 +87,50 @@ class Transport(base.Transport):
             OSError: the broker cannot be reached.
             kombu_rs.exceptions.ConnectionError, kombu_rs.exceptions.AccessRefused: it refused us.
         """
+        options = self._connection_options()
+        sought, self._sought = self._sought, None
+        if sought is None or sought[0] != options:
+            sought = (options, self.Connection(**options))
+        connection = sought[1]
+        connection.client = self.client
+        try:
+            connection.connect()
+        except self.connection_errors:
+            self._sought = sought
+            raise
+        return connection
+
+    def await_broker(self, seconds: float) -> bool | None:
+        """Wait until a broker that could not be reached is connected to, ``seconds`` at most.
+
+        Returns:
+            True: it is connected, and :meth:`establish_connection` returns that connection.
+            False: it still cannot be reached. None: there is no use in waiting for it, as it
+            refuses us.
+        """
+        where = self._where()
+        if self._sought is None or self._sought[0]["host"] != where:
+            # Another broker's turn.
+            options = self._connection_options()
+            self._sought = (options, self.Connection(**options))
+        connection = self._sought[1]
+        if not isinstance(connection, _native.Transport):
+            return None  # a class of the program's own
+        return connection._await_broker(seconds)
+
+    def _where(self) -> str:
         client = self.client
         for name, value in self.default_connection_params.items():
             if not getattr(client, name, None):
                 setattr(client, name, value)
+        return f"{_address(client.hostname, client.ssl)}:{client.port}"
+
+    def _connection_options(self) -> dict[str, Any]:
+        """The arguments of a connection to where the client wants to go now."""
+        client, where = self.client, self._where()
         password = client.password
-        options = {
-            "host": f"{_address(client.hostname, client.ssl)}:{client.port}",
+        return {
+            "host": where,
             "userid": client.userid,
             "password": password() if callable(password) else password,
             "login_method": client.login_method,
@@ -101,10 +141,6 @@ class Transport(base.Transport):
             "heartbeat": client.heartbeat,
             **_options(client.transport_options or {}),
         }
-        connection = self.Connection(**options)
-        connection.client = client
-        connection.connect()
-        return connection
 
     def verify_connection(self, connection: Any) -> bool:
         """Whether ``connection`` is open, as far as known without asking.
