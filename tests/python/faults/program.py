@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,6 +95,7 @@ class Consumer(ConsumerMixin):
         self.journal = journal
         self.random = random.Random(spec.seed)
         self.connection = connect(spec)
+        self.consuming: Any = None
         self.count = 0
         self.waiting: list[Any] = []
         self.last = 0.0
@@ -114,6 +115,8 @@ class Consumer(ConsumerMixin):
 
     def get_consumers(self, new_consumer: Any, channel: Any) -> list[Any]:
         self.waiting.clear()
+        # ConsumerMixin consumes over a copy of the connection.
+        self.consuming = channel.connection.client
         channel.basic_qos(0, self.spec.prefetch, False)
         return [
             new_consumer(queues=self.queues(), on_message=self.received, accept=["json"]),
@@ -161,7 +164,7 @@ class Consumer(ConsumerMixin):
         if self.waiting and time.monotonic() - self.last > 0.2:
             self.settle_batch()
         if self.spec.connection.get("heartbeat"):
-            self.connection.heartbeat_check()  # as stock Kombu wants it of its users
+            self.consuming.heartbeat_check()  # as stock Kombu wants it of its users
 
     def settle(self, messages: list[Any]) -> None:
         numbers = ",".join(message.payload["id"] for message in messages)
@@ -180,10 +183,8 @@ class Consumer(ConsumerMixin):
     def main(self) -> None:
         run = self.run if self.spec.reconnect == "mixin" else self.run_plain
         while not self.should_stop:
-            try:
+            with suppress(*self.connection.channel_errors):  # it is in the journal
                 run()
-            except self.connection.channel_errors as error:
-                self.journal.error("closed", error)
         self.connection.release()
 
     @property
@@ -199,6 +200,9 @@ class Consumer(ConsumerMixin):
                 # Before the channel is closed, which gives up its messages: others may have them
                 # before this program comes to its next line.
                 self.journal.error("lost", error)
+                raise
+            except self.connection.channel_errors as error:
+                self.journal.error("closed", error)
                 raise
 
     def run_plain(self) -> None:
