@@ -1,7 +1,7 @@
 //! Frames that no broker should send.
 
 use super::fake::{self, broker, of_connection};
-use super::{AMQPClass, basic, channel, connection, consumer, deliver, encode, json, run};
+use super::{AMQPClass, basic, channel, connection, consumer, deliver, json, run};
 use crate::error::Result;
 use crate::protocol::amqp::queue;
 use crate::transport::Connection;
