@@ -19,7 +19,7 @@ from uuid import uuid4
 from . import reaper
 from .certificates import Authority
 from .packages import find_program
-from .process import Process, ServerFailed, free_port, temporary_folder
+from .process import Process, ServerFailed, free_port, temporary_folder, wait_until
 
 # What is on the PATH changes to the user and the folder of the system's own node.
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -80,8 +80,12 @@ class RabbitMQServer(Process):
 
     def kill(self) -> None:
         """SIGKILL to the node, as when its machine dies; `start` starts it again."""
-        reaper.kill_session(self.pid, self._started)
+        leader = self.pid
+        reaper.kill_session(leader, self._started)
         self.wait()
+        wait_until(
+            lambda: not reaper.session_members(leader, self._started), what="the node to be gone"
+        )
 
     def pause(self) -> None:
         """SIGSTOP: its sockets stay open, nothing moves."""

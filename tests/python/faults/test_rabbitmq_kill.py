@@ -22,6 +22,8 @@ KILLS, LONG = 60, 1000
 @pytest.fixture(params=["classic", "quorum"])
 def vhost(rabbitmq_server: RabbitMQServer, request: pytest.FixtureRequest) -> Iterator[Vhost]:
     """With queues of each kind."""
+    # So often quorum queues tell how many messages they have.
+    rabbitmq_server.set_internal(quorum_tick_interval=200)
     made = Vhost(rabbitmq_server, {"x-queue-type": request.param})
     made.declare(*QUEUES)
     yield made
