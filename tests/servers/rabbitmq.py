@@ -80,12 +80,10 @@ class RabbitMQServer(Process):
 
     def kill(self) -> None:
         """SIGKILL to the node, as when its machine dies; `start` starts it again."""
-        leader = self.pid
-        reaper.kill_session(leader, self._started)
+        reaper.kill_session(self.pid, self._started)
         self.wait()
-        wait_until(
-            lambda: not reaper.session_members(leader, self._started), what="the node to be gone"
-        )
+        # Its many threads end one by one, and the last one closes its sockets.
+        wait_until(lambda: not self._listens(), what="the node to be gone")
 
     def pause(self) -> None:
         """SIGSTOP: its sockets stay open, nothing moves."""
@@ -174,6 +172,11 @@ class RabbitMQServer(Process):
     def _answers(self) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException, ServerFailed):
             self.api("GET", "overview")
+            return self._listens()
+        return False
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port), 5).close()
             return True
         return False
