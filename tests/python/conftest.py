@@ -9,7 +9,7 @@ import pytest
 pytest_plugins = ["servers.pytest_plugin"]
 
 #: Faults that every run tests.
-ALWAYS = ("__init__.py", "test_kill.py", "test_tls.py")
+ALWAYS = ("__init__.py", "test_kill.py", "test_rabbitmq_crowd.py", "test_tls.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -25,6 +26,7 @@ class _Lane:
     delay: float = 0.0
     swallow: bool = False
     budget: int | None = None
+    garble: random.Random | None = None
     passed: int = 0
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -134,13 +136,17 @@ class FaultProxy:
         """Lets `count` more bytes of a direction pass, then closes the connection they ended on."""
         self._each(direction, budget=count)
 
+    def garble(self, dice: random.Random, direction: Direction = "down") -> None:
+        """Puts random bytes in the place of the next chunk of a direction."""
+        self._each(direction, garble=dice)
+
     def half_close(self, direction: Direction = "down") -> None:
         """Sends FIN along a direction; the other direction goes on."""
         self._call(self._half_close(direction))
 
     def heal(self) -> None:
         """Ends every fault: bytes pass again and new connections are accepted."""
-        self._each("both", delay=0.0, swallow=False, budget=None)
+        self._each("both", delay=0.0, swallow=False, budget=None, garble=None)
         self._call(self._gate("both", True))
         self._call(self._listen())
 
@@ -264,6 +270,8 @@ class FaultProxy:
                     pair.lost.add(writer)
                 if writer in pair.lost or writer in pair.shut:
                     continue
+                if lane.garble is not None:
+                    data, lane.garble = lane.garble.randbytes(len(data)), None
                 if lane.budget is not None:
                     data = data[: lane.budget]
                     lane.budget -= len(data)

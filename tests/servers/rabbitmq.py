@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,10 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
+from . import reaper
 from .certificates import Authority
 from .packages import find_program
-from .process import Process, ServerFailed, free_port, temporary_folder
+from .process import Process, ServerFailed, free_port, temporary_folder, wait_until
 
 # What is on the PATH changes to the user and the folder of the system's own node.
 PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -70,12 +72,40 @@ class RabbitMQServer(Process):
 
     def stop(self, timeout: float = 30.0) -> None:
         """Stops the node in order; what it keeps stays on disk."""
+        if self.is_running():
+            self.resume()
         super().stop(timeout)
 
     def restart(self) -> None:
         """Stops in order and starts again on the same ports; what is durable stays."""
         self.stop()
         self.start()
+
+    # The process is a shell whose child is the node.
+
+    def kill(self) -> None:
+        """SIGKILL to the node, as when its machine dies; `start` starts it again."""
+        reaper.kill_session(self.pid, self._started)
+        self.wait()
+        # Its many threads end one by one, and the last one closes its sockets.
+        wait_until(lambda: not self._listens(), what="the node to be gone")
+
+    def pause(self) -> None:
+        """SIGSTOP: its sockets stay open, nothing moves."""
+        self._signal_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for pid in reaper.session_members(self.pid, self._started):
+            os.kill(pid, number)
+
+    def set_internal(self, **settings: int) -> None:
+        """Sets what rabbitmq.conf has no name for, until the node stops."""
+        for name, value in settings.items():
+            self.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
 
     def remove(self) -> None:
         """Stops everything and removes the folder."""
@@ -147,6 +177,11 @@ class RabbitMQServer(Process):
     def _answers(self) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException, ServerFailed):
             self.api("GET", "overview")
+            return self._listens()
+        return False
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port), 5).close()
             return True
         return False

@@ -21,8 +21,9 @@ const OVERHEAD: usize = 8;
 
 /// A larger body is refused: more than any RabbitMQ takes (`max_message_size`, at most 2 GiB).
 const LARGEST_BODY: u64 = 2 << 30;
-/// What a header promises is made room for up to this; the rest as it comes in.
-const ROOM: u64 = 16 << 20;
+/// What a header promises is made room for up to so many times what has come: who fills frames to
+/// the agreed size loses little, who only promises gets nothing.
+const ROOM: usize = 16;
 /// A smaller body is copied out of the read buffer, which would stay alive for it.
 const WORTH_SHARING: usize = 16 << 10;
 
@@ -249,7 +250,7 @@ impl AmqpDecoder {
         let Some(left) = partial.left.checked_sub(payload.len() as u64) else {
             return Err(unexpected(channel, "a body that is longer than its header says"));
         };
-        let room = (partial.left.min(ROOM)) as usize;
+        let room = partial.left.min((payload.len() * ROOM) as u64) as usize;
         partial.left = left;
         if left == 0 && partial.body.is_empty() {
             let body = match payload.len() {
@@ -343,6 +344,11 @@ impl Decoder for AmqpDecoder {
                 METHOD => self.method(channel, &frame)?,
                 HEADER => self.header(channel, &frame)?,
                 BODY => self.body(channel, frame)?,
+                // AMQP 0-9-1 section 4.2.7: by no other channel; and it has nothing to say.
+                _ if channel > 0 || !frame.is_empty() => {
+                    let what = format!("a heartbeat of {} bytes", frame.len());
+                    return Err(unexpected(channel, &what));
+                }
                 _ => Some(Event::Heartbeat),
             };
             if event.is_some() {

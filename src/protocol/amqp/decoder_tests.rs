@@ -174,7 +174,12 @@ fn what_does_not_belong_is_an_error() {
         (frame(1, 1, b"\0\x3c"), "ends in the middle"),
         (frame(1, 1, b"\0\x3c\0\x63"), "60.99"),
         (frame(1, 1, b"\0\x14\0\x0b"), "20.11"),
+        (frame(1, 0, b""), "ends in the middle"),
+        (frame(2, 1, b""), "a content header"),
         (frame(2, 1, &[0; 14]), "a content header"),
+        (frame(3, 1, b""), "a part of a body"),
+        (frame(8, 1, b""), "a heartbeat of 0 bytes came unexpectedly by channel 1"),
+        (frame(8, 0, b"x"), "a heartbeat of 1 bytes"),
         (frame(3, 1, b"x"), "a part of a body"),
         ([&delivery[..body_at], &ack[..]].concat(), "in the middle of a message"),
         ([&delivery[..body_at], &frame(3, 1, b"too long")[..]].concat(), "longer than its header"),
@@ -214,6 +219,78 @@ fn the_body_of_a_liar_takes_no_room() {
     assert_eq!(decode([&lie[..]]), (vec![], None));
     lie[size_at..size_at + 8].copy_from_slice(&u64::MAX.to_be_bytes());
     assert!(decode([&lie[..]]).1.unwrap().contains("is announced"));
+}
+
+/// However large a body is said to be, and on however many channels.
+#[test]
+fn room_is_made_for_what_comes() {
+    let whole = deliver(1, 1, &[b'x'; 3000]);
+    let size_at = whole.windows(8).position(|w| w == 3000u64.to_be_bytes()).expect("the size");
+    let (mut decoder, mut buffer) = (AmqpDecoder::new(FRAME_MAX), BytesMut::new());
+    for channel in 1..200u16 {
+        let mut lie = deliver(channel, 1, &[b'x'; 3000]);
+        lie[size_at..size_at + 8].copy_from_slice(&(1u64 << 30).to_be_bytes());
+        buffer.extend_from_slice(&lie);
+        assert_eq!(decoder.decode(&mut buffer).unwrap(), None);
+        let room = decoder.contents[&channel].body.capacity();
+        assert!((3000..=3000 * ROOM + 64).contains(&room), "{room} bytes of room");
+    }
+}
+
+#[test]
+fn empty_parts_of_a_body_add_nothing() {
+    let whole = deliver(1, 1, b"body");
+    let (head, body) = whole.split_at(whole.len() - 4 - OVERHEAD);
+    let empty = [3, 0, 1, 0, 0, 0, 0, END];
+    let stream = [head, &empty, &empty, body].concat();
+    assert_eq!(texts(&decode([&stream[..]]).0), [(1, "body".to_owned())]);
+}
+
+/// In the headers of a message, where a peer puts what it likes.
+#[test]
+fn deep_headers_are_an_error() {
+    let mut value = vec![b'V'];
+    while value.len() < 3000 {
+        let mut outer = vec![b'A'];
+        outer.extend_from_slice(&u32::try_from(value.len()).unwrap().to_be_bytes());
+        outer.append(&mut value);
+        value = outer;
+    }
+    let mut payload =
+        [&60u16.to_be_bytes()[..], &[0; 2], &[0; 8], &(1u16 << 13).to_be_bytes()].concat();
+    payload.extend_from_slice(&u32::try_from(value.len() + 2).unwrap().to_be_bytes());
+    payload.extend_from_slice(b"\x01a");
+    payload.append(&mut value);
+    let whole = deliver(1, 1, b"");
+    let method = u32::from_be_bytes(whole[3..7].try_into().unwrap()) as usize + OVERHEAD;
+    let mut stream = whole[..method].to_vec();
+    stream.extend_from_slice(&[2, 0, 1]);
+    stream.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
+    stream.append(&mut payload);
+    stream.push(END);
+    assert!(decode([&stream[..]]).1.unwrap().contains("nested deeper"));
+}
+
+/// What a broker says first, with a table of its own; then frames of another size.
+#[test]
+fn a_handshake_means_the_same_however_it_is_cut() {
+    let table = b"\0\0\0\x10\x01aF\0\0\0\x09\x01bA\0\0\0\x02t\x01";
+    let mut payload = vec![0, 10, 0, 10, 0, 9];
+    payload.extend_from_slice(table);
+    payload.extend_from_slice(b"\0\0\0\x05PLAIN\0\0\0\x05en_US");
+    let mut stream = vec![1, 0, 0];
+    stream.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
+    stream.append(&mut payload);
+    stream.push(END);
+    stream.extend(self::stream());
+    let whole = decode([&stream[..]]);
+    let Event::Start(start) = &whole.0[0] else { panic!("{:?}", whole.0[0]) };
+    assert_eq!(start.properties, Json::from_valid(r#"{"a": {"b": [true]}}"#));
+    assert_eq!((whole.0.len(), &whole.1), (8, &None));
+    for at in 0..stream.len().min(400) {
+        let (left, right) = stream.split_at(at);
+        assert!(decode([left, right]) == whole, "cut at {at}");
+    }
 }
 
 proptest! {

@@ -1,6 +1,9 @@
 use super::*;
 use crate::error::ErrorKind;
+use crate::protocol::Decoder as _;
+use crate::protocol::amqp::AmqpDecoder;
 use amq_protocol::frame::{AMQPFrame, parse_frame};
+use bytes::BytesMut;
 use proptest::prelude::*;
 
 fn wishes() -> Wishes {
@@ -138,7 +141,38 @@ fn another_version_and_other_events_are_errors() {
     }
 }
 
+/// As a broker may send it: the decoder and this machine together.
+fn survive(bytes: &[u8]) {
+    let (mut decoder, mut machine) = (AmqpDecoder::new(131_072), Handshake::new(wishes()));
+    let mut buffer = BytesMut::from(bytes);
+    while let Ok(Some(event)) = decoder.decode(&mut buffer) {
+        if machine.on(event).is_err() {
+            return;
+        }
+    }
+}
+
 proptest! {
+    #[test]
+    fn garbled_handshakes_are_survived(at in 0usize..200, byte: u8, garbage: Vec<u8>) {
+        let mut bytes = Vec::new();
+        let start = AMQPMethod::Start(connection::Start {
+            version_major: 0,
+            version_minor: 9,
+            server_properties: encode::arguments(&wishes().properties).unwrap(),
+            mechanisms: encode::long(b"PLAIN AMQPLAIN"),
+            locales: encode::long(b"en_US"),
+        });
+        let tune = AMQPMethod::Tune(connection::Tune { channel_max: 9, frame_max: 0, heartbeat: 9 });
+        for method in [start, tune, AMQPMethod::OpenOk(connection::OpenOk {})] {
+            encode::method(0, AMQPClass::Connection(method), &mut bytes).unwrap();
+        }
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        survive(&bytes);
+        survive(&[&bytes[..at], &garbage[..]].concat());
+    }
+
     #[test]
     fn any_order_of_events_is_survived(order in proptest::collection::vec(0usize..6, 0..8)) {
         let mut machine = Handshake::new(wishes());

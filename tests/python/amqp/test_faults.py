@@ -23,6 +23,7 @@ import pytest
 from kombu_rs import Connection, Queue, exceptions
 from servers import reaper
 from servers.process import wait_until
+from servers.proxy import FaultProxy
 from servers.rabbitmq import RabbitMQServer
 
 CONFIRMED = {"confirm_publish": True}
@@ -167,6 +168,43 @@ def test_a_node_that_restarts(node: RabbitMQServer, url: str) -> None:
         assert drain_into(connection, queue, lambda got: "after" in got) == ["before", "after"]
 
 
+@pytest.mark.parametrize("alternates", ["", ";amqp://127.0.0.1:1"])
+def test_a_wait_for_a_node_ends_when_it_is_there(
+    node: RabbitMQServer, new_proxy: Callable[[int], FaultProxy], alternates: str
+) -> None:
+    """However long the pause between two tries is."""
+    proxy = new_proxy(node.port)
+    proxy.refuse()
+    tried: list[float] = []
+
+    def refused(error: Exception, interval: float) -> None:
+        tried.append(interval)
+        if interval:
+            proxy.accept()
+
+    with Connection(f"amqp://127.0.0.1:{proxy.port}{alternates}") as connection:
+        connection.ensure_connection(refused, interval_start=600, interval_max=600, timeout=600)
+        assert connection.connected
+        assert tried[-1] == 600
+        connection.default_channel.queue_declare("there", exclusive=True)
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_the_timeout_of_a_publish_bounds_connecting(
+    node: RabbitMQServer, new_proxy: Callable[[int], FaultProxy], retry: bool
+) -> None:
+    """Whatever the timeout of connecting is."""
+    proxy = new_proxy(node.port)
+    proxy.hold("down")
+    url = f"amqp://127.0.0.1:{proxy.port}"
+    with Connection(url, connect_timeout=600) as connection:
+        producer = connection.Producer(auto_declare=False)
+        with pytest.raises((exceptions.OperationalError, *connection.connection_errors)):
+            producer.publish("x", routing_key="nobody", retry=retry, timeout=0.2)
+        proxy.heal()
+        producer.publish("x", routing_key="nobody", retry=True, timeout=30)
+
+
 def test_all_connections_closed_by_the_operator(node: RabbitMQServer, url: str) -> None:
     """Who consumes is told, also when the loss was noticed while nobody waited for messages."""
     queue, idle = (Queue(name, routing_key=name) for name in ("work", "idle"))
@@ -243,15 +281,9 @@ def impatient(node: RabbitMQServer) -> Iterator[None]:
     """Has the node give consumers a second for each message, and look every 200 ms."""
     given = {"channel_tick_interval": 200, "consumer_timeout": 1000}
     usual = {"channel_tick_interval": 60_000, "consumer_timeout": 1_800_000}
-    set_all(node, given)
+    node.set_internal(**given)
     yield
-    set_all(node, usual)
-
-
-def set_all(node: RabbitMQServer, settings: dict[str, int]) -> None:
-    """Sets what the node has no configuration for."""
-    for name, value in settings.items():
-        node.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
+    node.set_internal(**usual)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -317,8 +317,6 @@ say("done")
     script.finish()
 
 
-# Over AMQP the child has to consume anew: its consumers are not on its link.
-@pytest.mark.parametrize("broker", ["memory", "sqlite", "redis"], indirect=True)
 def test_a_child_that_returns_into_a_blocked_drain(broker: str, start_script: StartScript) -> None:
     """The call is the parent's: the child gets an error that says so, at once, and can go on."""
     script = start_script(

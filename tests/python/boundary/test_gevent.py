@@ -168,8 +168,6 @@ say("done")
     script.finish()
 
 
-# Over AMQP the child has to consume anew: its consumers are not on its link.
-@pytest.mark.parametrize("broker", ["memory", "sqlite", "redis"], indirect=True)
 def test_a_fork_while_one_drains(broker: str, start_greenlets: StartScript) -> None:
     """The child has a copy of the greenlet that waits: it never takes a message there, and is told
     why if it wakes; in the parent it goes on."""

@@ -19,6 +19,9 @@ from servers.celery_app import make_app  # noqa: E402
 from servers.redis import RedisServer  # noqa: E402
 from servers.worker import CeleryWorker  # noqa: E402
 
+#: Settings for RabbitMQ's quorum queues.
+QUORUM = {"task_default_queue_type": "quorum"}
+
 
 def settings_for(broker: str, folder: Path) -> dict[str, Any]:
     """Celery settings for a broker URL, results in files so that no second server is involved."""

@@ -15,7 +15,7 @@ import kombu_rs
 from servers.rabbitmq import RabbitMQServer
 from servers.redis import RedisServer
 
-from .conftest import Stage, settings_for
+from .conftest import QUORUM, Stage, settings_for
 
 COMBINATIONS = [
     ("redis", "solo"),
@@ -24,15 +24,16 @@ COMBINATIONS = [
     ("redis", "gevent"),
     ("rabbitmq", "solo"),
     ("rabbitmq", "prefork"),
+    ("rabbitmq", "threads"),
     ("rabbitmq", "gevent"),
+    ("quorum", "solo"),
     ("quorum", "prefork"),
+    ("quorum", "threads"),
+    ("quorum", "gevent"),
     ("sqlite", "solo"),
     ("sqlite", "prefork"),
     ("sqlite", "threads"),
 ]
-
-#: RabbitMQ's quorum queues.
-QUORUM = {"task_default_queue_type": "quorum"}
 
 #: Remote control and events need fanout between processes, which SQL tables do not give.
 broadcasting = pytest.mark.parametrize(

@@ -33,6 +33,12 @@ def soak(pytestconfig: pytest.Config) -> bool:
     return bool(pytestconfig.getoption("--soak"))
 
 
+@pytest.fixture(scope="session")
+def under_load(pytestconfig: pytest.Config) -> bool:
+    """Whether faults under load were asked for; without it scripts that always run are short."""
+    return bool(pytestconfig.getoption("--faults"))
+
+
 @pytest.fixture
 def dice(pytestconfig: pytest.Config) -> random.Random:
     """Random numbers. The seed is printed; ``--seed`` repeats a run as far as that is possible."""

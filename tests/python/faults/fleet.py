@@ -142,8 +142,9 @@ class Fleet:
         for program in running:
             program.end()
 
-    def verdict(self, visibility: float) -> Verdict:
-        """What the journals say; `visibility` is the visibility timeout of the consumers."""
+    def verdict(self, visibility: float | None) -> Verdict:
+        """What the journals say; `visibility` is the visibility timeout of the consumers. None: the
+        broker has none, and does not answer acknowledgements."""
         return Verdict.of(self.of("publish"), self.of("consume"), visibility)
 
 
@@ -190,7 +191,7 @@ class Verdict:
 
     @classmethod
     def of(
-        cls, publishers: Iterable[Program], consumers: Iterable[Program], visibility: float
+        cls, publishers: Iterable[Program], consumers: Iterable[Program], visibility: float | None
     ) -> Verdict:
         """Judge the journals of all programs of a run."""
         self = cls()
@@ -229,7 +230,8 @@ class Verdict:
             all_of_it.sort(key=lambda delivery: delivery.at)
             if any(delivery.is_final for delivery in all_of_it):
                 self.settled.add(number)
-            if all_of_it[0].at - published.get(number, all_of_it[0].at) > visibility * 0.9:
+            waited = all_of_it[0].at - published.get(number, all_of_it[0].at)
+            if visibility is not None and waited > visibility * 0.9:
                 self.late.add(number)
             for first, then in itertools.pairwise(all_of_it):
                 self.repeated += 1
@@ -240,20 +242,23 @@ class Verdict:
 
 
 def objection(
-    first: Delivery, then: Delivery, breaks: list[float], visibility: float
+    first: Delivery, then: Delivery, breaks: list[float], visibility: float | None
 ) -> str | None:
     """Why a message may not be delivered again; None: the claim was still open and had no owner."""
     holder, gap = first.to, then.at - first.at
     where = f"{holder.name} ({holder.library}) to {then.to.name} after {gap:.3f} s"
-    if first.acked is not None and first.acked < then.at:
+    killed = holder.killed is not None and holder.killed < then.at
+    # What was on its way when a link ended may not have come to its end.
+    sure = visibility is not None or not killed
+    if sure and first.acked is not None and first.acked < then.at:
         return f"acknowledged {then.at - first.acked:.3f} s before, {where}"
     if not then.redelivered:
         return f"not marked as redelivered, {where}"
-    if holder.killed is not None and holder.killed < then.at:
+    if killed:
         return None
     if first.ack_failed or any(first.at < at < then.at for at in breaks):
         return None
-    if holder.library == "kombu" and gap >= visibility:
+    if holder.library == "kombu" and visibility is not None and gap >= visibility:
         return None  # stock Kombu does not renew its claims
     return f"its owner lives, {where}"
 

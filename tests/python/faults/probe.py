@@ -1,4 +1,4 @@
-"""Messages put on a Redis server by hand, and how soon a consumer gets one."""
+"""Messages put on a server by hand, and how soon a consumer gets one."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ def envelope(number: str, exchange: str, queue: str, padding: int = 0) -> str:
     )
 
 
-class Probe:
+class Sender:
     """Sends messages to one consumer, past whatever is between it and its server."""
 
-    def __init__(self, server: RedisServer, consumer: Program) -> None:
-        self.server = server
+    #: What `send` raises while the server is on its way up.
+    down: tuple[type[Exception], ...] = (OSError,)
+
+    def __init__(self, consumer: Program) -> None:
         self.consumer = consumer
         self._numbers = itertools.count()
 
@@ -49,11 +51,12 @@ class Probe:
         number = next(self._numbers)
         direct, fanned = f"direct-{number}", f"fanned-{number}"
         (queue,) = self.consumer.spec["queues"]
-        exchange = self.consumer.spec["fanout"]
-        with self.server.client() as client:
-            client.command("LPUSH", queue, envelope(direct, "", queue, padding))
-            client.command("PUBLISH", f"/0.{exchange}", envelope(fanned, exchange, ""))
+        self.put(queue, self.consumer.spec["fanout"], direct, fanned, padding)
         return direct, fanned
+
+    def put(self, queue: str, exchange: str, direct: str, fanned: str, padding: int) -> None:
+        """Hand both to the server."""
+        raise NotImplementedError
 
     def wait_received(self, timeout: float) -> dict[str, float]:
         """Send until the consumer gets messages both ways again: after how many seconds it did."""
@@ -66,8 +69,7 @@ class Probe:
             nonlocal last
             if time.monotonic() - last >= 0.05:
                 last = time.monotonic()
-                # The server may be on its way up.
-                with contextlib.suppress(OSError, RespError):
+                with contextlib.suppress(*self.down):
                     for number in self.send():
                         sent[number.partition("-")[0]].add(number)
             for event in self.consumer.events("got"):
@@ -79,3 +81,18 @@ class Probe:
         with contextlib.suppress(ServerFailed):
             wait_until(look, timeout)
         return got
+
+
+class Probe(Sender):
+    """A sender on Redis."""
+
+    down = (OSError, RespError)
+
+    def __init__(self, server: RedisServer, consumer: Program) -> None:
+        super().__init__(consumer)
+        self.server = server
+
+    def put(self, queue: str, exchange: str, direct: str, fanned: str, padding: int) -> None:
+        with self.server.client() as client:
+            client.command("LPUSH", queue, envelope(direct, "", queue, padding))
+            client.command("PUBLISH", f"/0.{exchange}", envelope(fanned, exchange, ""))

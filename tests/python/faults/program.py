@@ -14,9 +14,12 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "options": {},  # transport options
     "connection": {},  # further arguments of the Connection
     "fanout": None,  # consume a fanout exchange of this name as well
+    "queue_arguments": {},
     "seed": 0,
     # of consumers
     "prefetch": 10,
@@ -45,6 +49,12 @@ DEFAULTS: dict[str, Any] = {
     "high_water": 500,  # wait while a queue is longer
     "size": 100,  # bytes of padding
     "priorities": [0],
+    # of threads that share a connection: each publishes `count` messages and gets them back
+    "threads": 8,
+    "one_channel": False,
+    # of who opens and closes: so many channels on one connection, and so many connections
+    "channels": 0,
+    "connections": 0,
     # of both in one (a peer): publishes a message and waits for it, again and again
     "per_line": 50,  # messages for each line of the journal
 }
@@ -85,6 +95,7 @@ class Consumer(ConsumerMixin):
         self.journal = journal
         self.random = random.Random(spec.seed)
         self.connection = connect(spec)
+        self.consuming: Any = None
         self.count = 0
         self.waiting: list[Any] = []
         self.last = 0.0
@@ -94,7 +105,8 @@ class Consumer(ConsumerMixin):
         self.should_stop = True
 
     def queues(self) -> list[Any]:
-        queues = [kombu.Queue(name) for name in self.spec.queues]
+        arguments = self.spec.queue_arguments
+        queues = [kombu.Queue(name, queue_arguments=arguments) for name in self.spec.queues]
         if self.spec.fanout:
             exchange = kombu.Exchange(self.spec.fanout, type="fanout")
             name = f"{self.spec.fanout}.{os.getpid()}"
@@ -103,6 +115,8 @@ class Consumer(ConsumerMixin):
 
     def get_consumers(self, new_consumer: Any, channel: Any) -> list[Any]:
         self.waiting.clear()
+        # ConsumerMixin consumes over a copy of the connection.
+        self.consuming = channel.connection.client
         channel.basic_qos(0, self.spec.prefetch, False)
         return [
             new_consumer(queues=self.queues(), on_message=self.received, accept=["json"]),
@@ -117,7 +131,12 @@ class Consumer(ConsumerMixin):
     def received(self, message: Any) -> None:
         journal, spec = self.journal, self.spec
         self.count += 1
-        number = message.payload["id"]
+        try:
+            number = message.payload["id"]
+        except Exception as error:
+            journal.error("garbage", error)
+            message.requeue()
+            return
         journal.write("got", number, int(bool(message.delivery_info.get("redelivered"))))
         if self.count == spec.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -144,6 +163,8 @@ class Consumer(ConsumerMixin):
     def on_iteration(self) -> None:
         if self.waiting and time.monotonic() - self.last > 0.2:
             self.settle_batch()
+        if self.spec.connection.get("heartbeat"):
+            self.consuming.heartbeat_check()  # as stock Kombu wants it of its users
 
     def settle(self, messages: list[Any]) -> None:
         numbers = ",".join(message.payload["id"] for message in messages)
@@ -161,7 +182,9 @@ class Consumer(ConsumerMixin):
 
     def main(self) -> None:
         run = self.run if self.spec.reconnect == "mixin" else self.run_plain
-        run()
+        while not self.should_stop:
+            with suppress(*self.connection.channel_errors):  # it is in the journal
+                run()
         self.connection.release()
 
     @property
@@ -177,6 +200,9 @@ class Consumer(ConsumerMixin):
                 # Before the channel is closed, which gives up its messages: others may have them
                 # before this program comes to its next line.
                 self.journal.error("lost", error)
+                raise
+            except self.connection.channel_errors as error:
+                self.journal.error("closed", error)
                 raise
 
     def run_plain(self) -> None:
@@ -307,7 +333,106 @@ class Peer:
                         connection.drain_events(timeout=30)
 
 
-ROLES = {"consume": Consumer, "publish": Publisher, "peer": Peer}
+class Threads:
+    """Threads that share a connection; each publishes to a queue of its own and gets that back."""
+
+    def __init__(self, spec: SimpleNamespace, journal: Journal) -> None:
+        self.spec = spec
+        self.journal = journal
+
+    def body(self, name: str, number: int) -> dict[str, Any]:
+        """It shows when parts of two messages were put together."""
+        text = f"{name}/{number} " * (1 + number % 50)
+        return {
+            "name": name,
+            "number": number,
+            "text": text,
+            "sum": sha256(text.encode()).hexdigest(),
+        }
+
+    def talk(self, name: str, connection: Any, shared: Any) -> None:
+        try:
+            channel = shared or connection.channel()
+            producer = kombu.Producer(channel)
+            queue = kombu.Queue(name)(channel)
+            for number in range(self.spec.count):
+                body = self.body(name, number)
+                producer.publish(body, routing_key=name)
+                self.journal.write("ok", f"{name}-{number}")
+                message = queue.get(accept=["json"])
+                right = message is not None and message.payload == body
+                self.journal.write("right" if right else "wrong", f"{name}-{number}")
+                if message is not None:
+                    message.ack()
+        except Exception as error:
+            self.journal.error("failed", error, name)
+
+    def main(self) -> None:
+        with connect(self.spec) as connection:
+            names = [f"{self.spec.queues[0]}-{number}" for number in range(self.spec.threads)]
+            for name in names:
+                kombu.Queue(name)(connection.default_channel).declare()
+            shared = connection.channel() if self.spec.one_channel else None
+            threads = [
+                threading.Thread(target=self.talk, args=(name, connection, shared), daemon=True)
+                for name in names
+            ]
+            self.journal.write("ready")
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.journal.write("end")
+
+
+class Churn:
+    """Opens and closes channels and connections, and says how large it is and what it has open."""
+
+    def __init__(self, spec: SimpleNamespace, journal: Journal) -> None:
+        self.spec = spec
+        self.journal = journal
+
+    def measure(self, kind: str) -> None:
+        """Resident memory in bytes, and open descriptors."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.journal.write(
+            kind, pages * os.sysconf("SC_PAGESIZE"), len(os.listdir("/proc/self/fd"))
+        )
+
+    def publish(self, channel: Any) -> None:
+        kombu.Producer(channel).publish({"id": "x"}, routing_key=self.spec.queues[0])
+
+    def repeat(self, kind: str, count: int, work: Callable[[], None]) -> None:
+        """`work` so many times; measures after each tenth of them."""
+        for number in range(count):
+            work()
+            if (number + 1) % (count // 10) == 0:
+                self.measure(kind)
+
+    def main(self) -> None:
+        with connect(self.spec) as connection:
+
+            def open_channel() -> None:
+                with connection.channel() as channel:
+                    self.publish(channel)
+
+            self.repeat("channels", self.spec.channels, open_channel)
+
+        def open_connection() -> None:
+            with connect(self.spec) as connection:
+                self.publish(connection.default_channel)
+
+        self.repeat("connections", self.spec.connections, open_connection)
+        self.journal.write("end")
+
+
+ROLES = {
+    "consume": Consumer,
+    "publish": Publisher,
+    "peer": Peer,
+    "threads": Threads,
+    "churn": Churn,
+}
 
 
 def main() -> None:

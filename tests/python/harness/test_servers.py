@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from servers import builds, packages
+from servers import builds, packages, reaper
 from servers.builds import BUILDS
 from servers.certificates import Authority
 from servers.packages import ServerMissing, find_program
 from servers.process import wait_until
 from servers.proxy import FaultProxy
+from servers.rabbitmq import RabbitMQServer
 from servers.redis import RedisServer
 from servers.resp import RespClient, RespError
 
@@ -217,3 +219,38 @@ def test_proxy_half_closes(
         client.sendall(b"*1\r\n$4\r\nPING\r\n")  # what is answered is dropped
         client.sendall(b"*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$1\r\n2\r\n")
         wait_until(lambda: redis_server.command("GET", "half") == b"2", what="another command")
+
+
+def test_proxy_garbles_one_chunk(
+    redis_server: RedisServer, new_proxy: Callable[[int], FaultProxy]
+) -> None:
+    proxy = new_proxy(redis_server.port)
+    with socket.create_connection(("127.0.0.1", proxy.port), 5) as client:
+
+        def answer() -> bytes:
+            client.sendall(b"PING\r\n")
+            return client.recv(100)
+
+        assert answer() == b"+PONG\r\n"
+        proxy.garble(random.Random(1), "down")
+        garbage = answer()
+        assert garbage != b"+PONG\r\n"
+        assert len(garbage) == len(b"+PONG\r\n")
+        assert answer() == b"+PONG\r\n"
+
+
+def test_a_node_is_paused_and_killed_with_all_its_processes() -> None:
+    with RabbitMQServer() as server:
+        server.pause()
+        states = [
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            for pid in reaper.session_members(server.pid, reaper.start_time(server.pid) or 0)
+        ]
+        assert len(states) > 1
+        assert set(states) == {"T"}
+        server.resume()
+        server.api("GET", "overview")
+        server.kill()
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.1", server.port), 5)
+        server.start()

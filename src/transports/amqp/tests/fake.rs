@@ -173,3 +173,20 @@ pub(super) fn answer_to(class: &AMQPClass) -> Option<AMQPClass> {
 pub(super) fn confirming() -> Value {
     json!({"confirm_publish": true})
 }
+
+/// Appends a message for a consumer.
+pub(super) fn delivery(out: &mut Vec<u8>, channel: u16, wire_tag: &str, tag: u64, body: &str) {
+    let head = basic::AMQPMethod::Deliver(basic::Deliver {
+        consumer_tag: wire_tag.into(),
+        delivery_tag: tag,
+        redelivered: false,
+        exchange: "".into(),
+        routing_key: "q".into(),
+    });
+    encode::method(channel, AMQPClass::Basic(head), out).unwrap();
+    // The content is that of a publish.
+    let mut frames = Vec::new();
+    encode::publish(channel, 131_072, &super::message("q", body), false, &mut frames).unwrap();
+    let publish = u32::from_be_bytes(frames[3..7].try_into().unwrap()) as usize + 8;
+    out.extend_from_slice(&frames[publish..]);
+}

@@ -2,6 +2,7 @@
 
 mod fake;
 mod patience;
+mod strange;
 
 use crate::error::ErrorKind;
 use crate::io::task::{PollWaiter, block_on, run, timeout_at};
@@ -32,19 +33,8 @@ fn consumer(tag: &str) -> ConsumeOptions {
 }
 
 fn deliver(fake: &mut fake::Fake, wire_tag: &str, tag: u64, body: &str) {
-    let mut frames = Vec::new();
-    encode::publish(1, 131_072, &message("q", body), false, &mut frames).unwrap();
-    let publish = u32::from_be_bytes(frames[3..7].try_into().unwrap()) as usize + 8;
-    let head = basic::AMQPMethod::Deliver(basic::Deliver {
-        consumer_tag: wire_tag.into(),
-        delivery_tag: tag,
-        redelivered: false,
-        exchange: "".into(),
-        routing_key: "q".into(),
-    });
     let mut out = Vec::new();
-    encode::method(1, AMQPClass::Basic(head), &mut out).unwrap();
-    out.extend_from_slice(&frames[publish..]);
+    fake::delivery(&mut out, 1, wire_tag, tag, body);
     fake.write(&out);
 }
 
