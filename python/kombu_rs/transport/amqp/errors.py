@@ -27,6 +27,9 @@ def from_core(
 ) -> BaseException:
     """Return the exception for an error of the native core.
 
+    An error with the broker's own words says these; what it is about, such as the destination and
+    the ``message_id`` of a publish, is a note (``__notes__``), which tracebacks show.
+
     Arguments:
         kind: what happened, such as ``"connection"``.
         code: the broker's reply code; 0 when it gave none.
@@ -62,8 +65,9 @@ def _by_code(
     default = exceptions.ChannelError if of_channel else exceptions.ConnectionError
     words, method = reply or (text, None)
     error = exceptions.error_for_code(code, words, method, default)
-    if reply is not None and hasattr(error, "add_note"):  # Python 3.11
-        error.add_note(text)
+    if reply is not None:
+        # As `add_note` does it, which Python has since 3.11.
+        error.__dict__.setdefault("__notes__", []).append(text)
     return error
 
 
