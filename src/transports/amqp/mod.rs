@@ -12,6 +12,8 @@ mod consumers;
 mod error;
 mod getting;
 mod given;
+mod lateness;
+mod mailbox;
 mod publish;
 mod session;
 mod shared;

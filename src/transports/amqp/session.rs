@@ -49,7 +49,7 @@ impl Session {
         let stream = dial(&config.address, &config.dial).await?;
         let board = Board::new(news);
         let peer = format!("the AMQP broker at {}", config.address);
-        let incoming = Incoming::new(board.clone(), peer.clone());
+        let incoming = Incoming::new(board.clone(), peer.clone(), config.consumer_timeout);
         let decoder = AmqpDecoder::new(config.wishes.frame_max);
         let link = Link::new(stream, peer, decoder, incoming);
         let terms = match timeout_at(until, greet(&link, config)).await {
@@ -69,6 +69,8 @@ impl Session {
             0 => TEND_EVERY,
             seconds => TEND_EVERY.min(Duration::from_secs(u64::from(seconds)) / 4),
         };
+        // Often enough to warn in time.
+        let interval = config.consumer_timeout.map_or(interval, |limit| interval.min(limit / 20));
         keeper::tend_every(interval, &link)?;
         tracing::debug!("connected to {}, virtual host {}", link.peer(), config.wishes.vhost);
         Ok(Self { link, board, terms, config: config.clone() })

@@ -1,6 +1,7 @@
 //! What a broker may do to us, by a broker that does it.
 
 mod fake;
+mod pressure;
 
 use crate::error::ErrorKind;
 use crate::io::task::{PollWaiter, block_on, run, timeout_at};
@@ -31,8 +32,12 @@ fn consumer(tag: &str) -> ConsumeOptions {
 }
 
 fn deliver(fake: &mut fake::Fake, wire_tag: &str, tag: u64, body: &str) {
+    fake.write(&delivery(1, wire_tag, tag, body));
+}
+
+fn delivery(number: u16, wire_tag: &str, tag: u64, body: &str) -> Vec<u8> {
     let mut frames = Vec::new();
-    encode::publish(1, 131_072, &message("q", body), false, &mut frames).unwrap();
+    encode::publish(number, 131_072, &message("q", body), false, &mut frames).unwrap();
     let publish = u32::from_be_bytes(frames[3..7].try_into().unwrap()) as usize + 8;
     let head = basic::AMQPMethod::Deliver(basic::Deliver {
         consumer_tag: wire_tag.into(),
@@ -42,9 +47,9 @@ fn deliver(fake: &mut fake::Fake, wire_tag: &str, tag: u64, body: &str) {
         routing_key: "q".into(),
     });
     let mut out = Vec::new();
-    encode::method(1, AMQPClass::Basic(head), &mut out).unwrap();
+    encode::method(number, AMQPClass::Basic(head), &mut out).unwrap();
     out.extend_from_slice(&frames[publish..]);
-    fake.write(&out);
+    out
 }
 
 fn answer(tag: u64, multiple: bool, taken: bool) -> AMQPClass {
