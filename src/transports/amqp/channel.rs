@@ -467,9 +467,8 @@ impl transport::Channel for Channel {
     async fn qos(&self, prefetch_count: u32) -> Result<()> {
         let open = self.here().await?;
         open.state.inner.lock().limit = prefetch_count;
-        open.session.fit_windows(&open.state);
         open.session.board.news.notify();
-        Ok(())
+        open.session.windows_fit(&open.state).await
     }
 
     async fn flow(&self, active: bool) -> Result<()> {
@@ -619,6 +618,10 @@ impl Amqp for Channel {
             open.state.remove(&tag);
             return Err(error);
         }
+        if let Some(consumer) = find(&mut open.state.inner.lock().consumers, &tag) {
+            consumer.confirmed = true;
+        }
+        open.session.fit_windows(&open.state); // the limit may have changed meanwhile
         Ok(())
     }
 

@@ -56,6 +56,9 @@ pub(super) struct Consumer {
     pub(super) options: ConsumeOptions,
     pub(super) exclusive: bool,
     pub(super) mail: Mailbox,
+    /// The broker has confirmed all of it. It is not cancelled before: a classic queue of RabbitMQ 3.10
+    /// ends the connection when it has still to confirm what is cancelled.
+    pub(super) confirmed: bool,
     /// Being cancelled: nothing is handed out any more.
     pub(super) ending: bool,
     place: Place,
@@ -87,6 +90,7 @@ impl Consumer {
             options,
             exclusive,
             mail: Mailbox::default(),
+            confirmed: false,
             ending: false,
             place,
             heard: false,
@@ -259,17 +263,25 @@ impl Consumer {
             }
         };
         // From behind: the one in front must not be followed by another that ends, too.
+        let mut cancels = Vec::new();
         while let Some(registration) = over.pop() {
-            encode::method(channel, self.cancel_of(registration)?, &mut frames)?;
+            encode::method(channel, self.cancel_of(registration)?, &mut cancels)?;
+        }
+        // In between nobody consumes, and those with lower priorities are served: so not with one. Else
+        // the order counts more, which a quorum queue does not keep among two consumers.
+        let without_gap = self.options.arguments.get("x-priority").is_some() && !self.exclusive;
+        if !without_gap {
+            frames.append(&mut cancels);
         }
         encode::method(channel, self.qos_of(new), &mut frames)?;
         encode::method(channel, self.consume_as(new, true)?, &mut frames)?;
+        frames.append(&mut cancels);
         Ok(Some(frames))
     }
 
     /// The window that fits better than what it has, 0 for none.
     fn fitting(&self, limit: u32, unsettled: usize) -> Option<u16> {
-        if self.ending || self.options.no_ack {
+        if self.ending || !self.confirmed || self.options.no_ack {
             return None;
         }
         let now = match self.current.window {
@@ -322,8 +334,12 @@ mod tests {
         }
     }
 
+    fn registered(options: ConsumeOptions, limit: u32, place: Place) -> Consumer {
+        Consumer { confirmed: true, ..Consumer::new(options, false, limit, place) }
+    }
+
     fn consumer(limit: u32) -> Consumer {
-        Consumer::new(options(), false, limit, Place::Any)
+        registered(options(), limit, Place::Any)
     }
 
     fn refit(one: &mut Consumer, limit: u32, unsettled: usize) -> bool {
@@ -380,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_single_active_consumer_is_followed_by_those_who_stand_in_line() {
-        let mut one = Consumer::new(options(), false, 4, Place::Line);
+        let mut one = registered(options(), 4, Place::Line);
         let windows = |one: &Consumer| one.in_line.iter().map(|r| r.window).collect::<Vec<_>>();
         assert_eq!((state(&one), windows(&one)), ((4, "c".into()), vec![ROOMY, WIDEST]));
         assert!(one.is_registered("c") && one.is_registered("c~kombu-3"));
@@ -391,11 +407,11 @@ mod tests {
         assert_eq!(state(&one), (WIDEST, "c~kombu-3".into()));
         assert!(!refit(&mut one, 100_000, 4));
         // Those between are passed over.
-        let mut one = Consumer::new(options(), false, 4, Place::Line);
+        let mut one = registered(options(), 4, Place::Line);
         assert!(refit(&mut one, 5000, 4));
         assert_eq!((state(&one), windows(&one)), ((WIDEST, "c~kombu-3".into()), vec![WIDEST]));
         // Nothing to grow to.
-        assert!(windows(&Consumer::new(options(), false, 100_000, Place::Line)).is_empty());
+        assert!(windows(&registered(options(), 100_000, Place::Line)).is_empty());
     }
 
     #[test]
@@ -403,16 +419,16 @@ mod tests {
         let mut given = options();
         given.arguments = Json::from_valid(r#"{"x-stream-offset": "first"}"#);
         for (mut one, window) in [
-            (Consumer::new(given, false, 1, Place::Any), 1024),
-            (Consumer::new(options(), false, 2000, Place::Stream), 2000),
-            (Consumer::new(options(), false, 100_000, Place::Stream), u16::MAX),
+            (registered(given, 1, Place::Any), 1024),
+            (registered(options(), 2000, Place::Stream), 2000),
+            (registered(options(), 100_000, Place::Stream), u16::MAX),
         ] {
             assert_eq!(one.current.window, window);
             assert!(!refit(&mut one, 50_000, 1) && !refit(&mut one, 1, 1));
         }
         let mut given = options();
         given.no_ack = true;
-        let error = Consumer::new(given, false, 1, Place::Stream).register_all().unwrap_err();
+        let error = registered(given, 1, Place::Stream).register_all().unwrap_err();
         assert!(error.to_string().contains("no_ack must be false"), "{error}");
         let mut unknown = consumer(1);
         let headers = Json::from_valid(r#"{"x-stream-offset": 7}"#);
@@ -424,7 +440,7 @@ mod tests {
     fn without_acknowledgements_there_is_no_window() {
         let mut given = options();
         given.no_ack = true;
-        let mut one = Consumer::new(given, false, 5, Place::Any);
+        let mut one = registered(given, 5, Place::Any);
         assert_eq!(one.current.window, 0);
         assert!(!refit(&mut one, 1, 0));
     }

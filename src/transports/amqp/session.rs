@@ -12,7 +12,7 @@ use crate::io::link::{Expect, Link};
 use crate::io::task::{Notify, timeout_at};
 use crate::protocol::amqp::encode;
 use crate::protocol::amqp::{
-    AMQPClass, AmqpDecoder, Event, Handshake, Step, Terms, channel, connection,
+    AMQPClass, AmqpDecoder, Event, Handshake, Step, Terms, basic, channel, connection,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -181,8 +181,28 @@ impl Session {
         drop(self.link.request_on(lane, data, Expect::Count(1), FOREVER));
     }
 
-    /// Registers those consumers anew whose windows do not fit the channel's limit any more.
-    pub(super) fn fit_windows(&self, state: &ChannelState) {
+    /// As [`Session::fit_windows`], and waits until the broker has done it.
+    ///
+    /// # Errors
+    /// `Connection`; `Channel` when the broker closes the channel instead.
+    pub(super) async fn windows_fit(&self, state: &ChannelState) -> Result<()> {
+        if !self.fit_windows(state) {
+            return Ok(());
+        }
+        // Answered after those before it, which have no answers: with one, a classic queue of RabbitMQ
+        // 3.10 ends the connection when the consumer is cancelled soon.
+        let what = "a consumer with another prefetch limit";
+        let nothing = basic::AMQPMethod::Qos(basic::Qos { prefetch_count: 0, global: false });
+        let answer = {
+            let _in_order = state.in_order.lock();
+            self.ask(state, what, AMQPClass::Basic(nothing))?
+        };
+        answer.await.map(drop)
+    }
+
+    /// Registers those consumers anew whose windows do not fit the channel's limit any more. Whether
+    /// there were any.
+    pub(super) fn fit_windows(&self, state: &ChannelState) -> bool {
         let _in_order = state.in_order.lock();
         let mut again = Vec::new();
         {
@@ -193,9 +213,10 @@ impl Session {
                 again.extend(consumer.refit(state.number, limit, unsettled).ok().flatten());
             }
         }
-        for frames in again {
-            self.call_later(state, &frames);
+        for frames in &again {
+            self.call_later(state, frames);
         }
+        !again.is_empty()
     }
 
     /// The error of who uses a channel that has ended.

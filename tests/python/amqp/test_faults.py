@@ -18,6 +18,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import amqp
 import pytest
 
 from kombu_rs import Connection, Queue, exceptions
@@ -267,10 +268,13 @@ def test_a_consumer_that_takes_too_long(url: str, caplog: pytest.LogCaptureFixtu
             "kombu.channel"
         ]
         with pytest.raises(
-            exceptions.PreconditionFailed,
+            exceptions.ConsumerTimeout,
             match=r"delivery acknowledgement.*\(delivery tag 1 of the queue 'work'\)",
-        ):
+        ) as raised:
             connection.drain_events(timeout=60)
+        assert isinstance(raised.value, amqp.PreconditionFailed)
+        assert isinstance(raised.value, amqp.ConsumerCancelled)
+        assert isinstance(raised.value, connection.recoverable_connection_errors)
         assert other.queue_declare("work", passive=True).queue == "work"
         got[0].ack()  # dropped: the node has it back
         got[0].channel.basic_reject(1, requeue=True)

@@ -9,6 +9,8 @@ from ... import exceptions
 
 __all__ = ("LinkError", "from_core", "returned")
 
+#: In RabbitMQ's words when it has waited for an acknowledgement for too long.
+TIMED_OUT = "delivery acknowledgement"
 BASIC_CANCEL = (60, 30)
 BASIC_RETURN = (60, 50)
 
@@ -64,7 +66,11 @@ def _by_code(
     of_channel = kind in ("channel", "closed")
     default = exceptions.ChannelError if of_channel else exceptions.ConnectionError
     words, method = reply or (text, None)
-    error = exceptions.error_for_code(code, words, method, default)
+    error: exceptions.AMQPError
+    if code == exceptions.PreconditionFailed.code and TIMED_OUT in words:
+        error = exceptions.ConsumerTimeout(words, method)
+    else:
+        error = exceptions.error_for_code(code, words, method, default)
     if reply is not None:
         # As `add_note` does it, which Python has since 3.11.
         error.__dict__.setdefault("__notes__", []).append(text)

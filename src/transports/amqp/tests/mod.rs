@@ -258,6 +258,10 @@ fn a_window_grows_by_another_registration_and_no_delivery_is_lost() {
             panic!("no consume")
         };
         assert!(consume.nowait);
+        let Some((1, AMQPClass::Basic(basic::AMQPMethod::Qos(_)))) = fake.method() else {
+            panic!("nothing to wait for")
+        };
+        fake.say(1, AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {})));
         deliver(&mut fake, consume.consumer_tag.as_str(), 2, "new");
         deliver(&mut fake, "stranger", 3, "for nobody");
         let frame = fake.frame();
