@@ -296,6 +296,15 @@ class PreconditionFailed(IrrecoverableChannelError):
     code = 406
 
 
+class ConsumerTimeout(PreconditionFailed, ConsumerCancelled):
+    """A message was not acknowledged within the broker's ``consumer_timeout``.
+
+    The broker closed the channel, and with it its consumers; it delivers the message again. As with
+    :exc:`ConsumerCancelled`, who catches connection errors and consumes again, as Celery does, goes
+    on; in Kombu it is a :exc:`PreconditionFailed` alone, which ends a Celery worker.
+    """
+
+
 class FrameError(IrrecoverableConnectionError):
     """The peer could not decode a frame."""
 

@@ -44,6 +44,13 @@ pub trait Traffic<E>: Send + 'static {
         false
     }
 
+    /// Whether nothing more should be read for now: what is here has to be taken first, and the peer
+    /// waits. Only asked while nobody waits for a reply and everything is sent, so that nobody waits
+    /// in vain; who waits for pushes must find some.
+    fn is_full(&self) -> bool {
+        false
+    }
+
     /// Called after events were routed. What it appends to `out` is sent.
     ///
     /// # Errors
@@ -475,6 +482,9 @@ impl<D: Decoder> State<D> {
         }
         let mut read = 0;
         loop {
+            if self.slots.is_empty() && self.has_left() && self.traffic.is_full() {
+                return Ok(());
+            }
             let before = self.input.len();
             let received = self.stream.receive(&mut self.input).map_err(lost)?;
             read += self.input.len() - before;

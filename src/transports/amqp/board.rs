@@ -1,15 +1,17 @@
 //! What all channels of one link share.
 
+use super::consumers::Place;
 use super::error::Reason;
+use super::mailbox::FULL;
 use super::state::{ChannelState, End};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::lock::Mutex;
 use crate::io::task::Notify;
-use crate::model::Name;
+use crate::model::{Json, Name};
 use crate::transport::{AmqpCounters, Event, Held, Returned};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// See the module.
@@ -29,6 +31,10 @@ pub(super) struct Board {
     incidents: Mutex<VecDeque<Error>>,
     /// The channels and tags of consumers that the broker has cancelled, as their incidents.
     cancelled: Mutex<VecDeque<(u64, Name)>>,
+    /// Bytes that wait for consumers without acknowledgements.
+    pub(super) scales: Arc<AtomicUsize>,
+    /// The queues that were declared here whose consumers may not be registered anew.
+    places: Mutex<BTreeMap<Name, Place>>,
     /// A message came back that nobody has asked for yet.
     came_back: AtomicBool,
     pub(super) news: Arc<Notify>,
@@ -56,6 +62,8 @@ impl Board {
             blocked: Mutex::default(),
             incidents: Mutex::default(),
             cancelled: Mutex::default(),
+            scales: Arc::default(),
+            places: Mutex::default(),
             came_back: AtomicBool::new(false),
             news,
             counters,
@@ -138,6 +146,32 @@ impl Board {
         self.channels.lock().by_number.values().cloned().collect()
     }
 
+    /// Whether nothing should be read for now, as enough waits for consumers without acknowledgements.
+    /// Not while somebody waits for what only reading brings: an answer, a confirm, the end of a
+    /// block, or messages where none of those that are here can be handed out.
+    pub(super) fn is_full(&self) -> bool {
+        if self.scales.load(Ordering::Relaxed) < FULL || self.blocked.lock().is_some() {
+            return false;
+        }
+        let states = self.all();
+        !states.iter().any(|state| state.is_waited_for())
+            && states.iter().any(|state| state.is_ready())
+    }
+
+    /// Warns of deliveries that the broker will soon have waited for too long.
+    pub(super) fn warn_late(&self, now: Instant, timeout: Duration) {
+        for state in self.all() {
+            let Some((tag, queue, age)) = state.late(now, timeout) else { continue };
+            tracing::warn!(
+                target: "kombu.channel",
+                "delivery tag {tag} of the queue '{queue}' is not acknowledged for {:.0} s: the broker \
+                 closes its channel after {} s (consumer_timeout)",
+                age.as_secs_f64(),
+                timeout.as_secs_f64()
+            );
+        }
+    }
+
     /// The broker has cancelled a consumer: its queue is gone, or has moved.
     pub(super) fn cancelled(&self, number: u16, wire_tag: &str) {
         let Some(state) = self.channel(number) else { return };
@@ -152,6 +186,25 @@ impl Board {
     /// The channel and the tag of the consumer of the oldest incident of a cancelled one.
     pub(super) fn next_cancelled(&self) -> Option<(u64, Name)> {
         self.cancelled.lock().pop_front()
+    }
+
+    /// A queue was declared here with these arguments.
+    pub(super) fn declared(&self, queue: &Name, arguments: &Json) {
+        let place = match arguments.get("x-queue-type") {
+            Some(br#""stream""#) => Place::Stream,
+            _ if arguments.get("x-single-active-consumer") == Some(b"true") => Place::Line,
+            _ => Place::Any,
+        };
+        let mut places = self.places.lock();
+        match place {
+            Place::Any => places.remove(queue),
+            _ => places.insert(queue.clone(), place),
+        };
+    }
+
+    /// What a consumer of a queue would lose by being registered anew, as far as known.
+    pub(super) fn place(&self, queue: &Name) -> Place {
+        self.places.lock().get(queue).copied().unwrap_or(Place::Any)
     }
 
     /// Some channel has a message that came back.

@@ -143,7 +143,10 @@ impl Channel {
     /// Ends a consumer, if it is one; what has come for it stays.
     async fn end_consumer(&self, consumer_tag: &str) -> Result<Option<Open>> {
         let open = self.here().await?;
-        let Some(wire_tag) = open.state.end_consumer(consumer_tag) else { return Ok(None) };
+        let Some((wire_tag, in_line)) = open.state.end_consumer(consumer_tag)? else {
+            return Ok(None);
+        };
+        open.session.send(&in_line).await?;
         let what = format!("to cancel the consumer '{consumer_tag}'");
         let cancel = basic::AMQPMethod::Cancel(basic::Cancel {
             consumer_tag: name("a consumer tag", &wire_tag)?,
@@ -165,6 +168,10 @@ impl Channel {
         };
         let settled = open.state.settle(tag, multiple);
         if settled.tags.is_empty() {
+            if open.state.is_of_predecessor(tag) {
+                open.state.log_stale(tag);
+                return Ok(());
+            }
             tracing::debug!(target: "kombu.channel", tag, "{how:?} of an unknown delivery tag dropped");
             return Ok(());
         }
@@ -183,22 +190,13 @@ impl Channel {
     /// What a lost link has delivered is the broker's again: there is nothing to settle, and nothing that
     /// the caller could do.
     fn stale(&self, tag: &str, error: Error) -> Result<()> {
-        let lost = self.last().is_some_and(|open| open.state.ended() == Some(End::Lost));
-        if !lost || error.kind() != ErrorKind::Connection {
-            return Err(error);
+        match self.last().filter(|open| open.state.ended() == Some(End::Lost)) {
+            Some(open) if error.kind() == ErrorKind::Connection => {
+                open.state.log_stale(tag);
+                Ok(())
+            }
+            _ => Err(error),
         }
-        let logged = self
-            .last()
-            .is_none_or(|open| std::mem::replace(&mut open.state.inner.lock().stale_logged, true));
-        if !logged {
-            tracing::warn!(
-                target: "kombu.channel",
-                tag,
-                "acknowledgements of what a lost connection delivered are dropped: the broker gives it \
-                 to a consumer again"
-            );
-        }
-        Ok(())
     }
 
     async fn bind_queue(
@@ -338,12 +336,17 @@ impl transport::Channel for Channel {
             nowait: false,
             arguments: arguments(&queue.options.arguments)?,
         });
-        match self.call(&what, AMQPClass::Queue(declare)).await? {
-            Event::Method(_, AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))) => Ok(Declared {
-                queue: ok.queue.as_str().into(),
-                messages: u64::from(ok.message_count),
-                consumers: u64::from(ok.consumer_count),
-            }),
+        let open = self.here().await?;
+        match open.call(&what, AMQPClass::Queue(declare)).await? {
+            Event::Method(_, AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))) => {
+                let name: Name = ok.queue.as_str().into();
+                open.session.board.declared(&name, &queue.options.arguments);
+                Ok(Declared {
+                    queue: name,
+                    messages: u64::from(ok.message_count),
+                    consumers: u64::from(ok.consumer_count),
+                })
+            }
             other => Err(unexpected(&what, &other)),
         }
     }
@@ -469,9 +472,8 @@ impl transport::Channel for Channel {
     async fn qos(&self, prefetch_count: u32) -> Result<()> {
         let open = self.here().await?;
         open.state.inner.lock().limit = prefetch_count;
-        open.session.fit_windows(&open.state);
         open.session.board.news.notify();
-        Ok(())
+        open.session.windows_fit(&open.state).await
     }
 
     async fn flow(&self, active: bool) -> Result<()> {
@@ -590,7 +592,8 @@ impl Amqp for Channel {
         let open = self.here().await?;
         let (queue, tag) = (options.queue.clone(), options.consumer_tag.clone());
         let what = format!("to consume from the queue '{queue}'");
-        let (qos, consume) = {
+        let place = open.session.board.place(&queue);
+        let said = {
             let mut inner = open.state.inner.lock();
             if find(&mut inner.consumers, &tag).is_some() {
                 // The broker would close the whole connection.
@@ -599,20 +602,35 @@ impl Amqp for Channel {
                 );
                 return Err(ours(Error::channel(text).with_code(NOT_ALLOWED)));
             }
-            let consumer = Consumer::new(options, exclusive, inner.limit);
-            let methods = (consumer.qos(), consumer.consume(false)?);
+            let consumer = Consumer::new(options, exclusive, inner.limit, place)
+                .weighed(&open.session.board.scales);
+            let said = consumer.register_all()?;
             // Before it exists: its first message may come at once.
             inner.consumers.push(consumer);
-            methods
+            said
         };
         let asked = async {
-            open.call(&what, qos).await?;
-            open.call(&what, consume).await
+            let mut answers = Vec::new();
+            {
+                // All at once: nobody else should get into the line in between.
+                let _in_order = open.state.in_order.lock();
+                for method in said {
+                    answers.push(open.session.ask(&open.state, &what, method)?);
+                }
+            }
+            for answer in answers {
+                answer.await?;
+            }
+            Ok(())
         };
         if let Err(error) = asked.await {
             open.state.remove(&tag);
             return Err(error);
         }
+        if let Some(consumer) = find(&mut open.state.inner.lock().consumers, &tag) {
+            consumer.confirmed = true;
+        }
+        open.session.fit_windows(&open.state); // the limit may have changed meanwhile
         Ok(())
     }
 

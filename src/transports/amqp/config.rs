@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// What py-amqp asks for, too.
 const FRAME_MAX: u32 = 131_072;
+/// RabbitMQ's default since 3.8.17.
+const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Smallest `frame_max` (AMQP 0-9-1 section 4.2.3: `frame-min-size`).
 const SMALLEST_FRAME: u64 = 4096;
 const PORT: u16 = 5672;
@@ -39,6 +41,9 @@ pub struct Config {
     pub publish_timeout: Option<Duration>,
     /// `confirm_publish`: a publish returns when the broker has the message, default false.
     pub confirm: bool,
+    /// `consumer_timeout`: after how long without an acknowledgement the broker closes a channel, as it
+    /// is set there; a warning comes after four fifths of it. Default 30 min; 0: no warning.
+    pub consumer_timeout: Option<Duration>,
 }
 
 /// Options of Kombu and Celery that are for layers above.
@@ -101,6 +106,7 @@ impl Config {
             write_timeout: None,
             publish_timeout: Some(Duration::from_secs(30)),
             confirm: false,
+            consumer_timeout: Some(CONSUMER_TIMEOUT),
         };
         for (name, value) in &all {
             let option = Given { transport: "AMQP", name, value };
@@ -163,6 +169,12 @@ impl Config {
             },
             "socket_settings" => self.set_socket(option)?,
             "confirm_publish" => self.confirm = option.flag()?,
+            "consumer_timeout" => {
+                self.consumer_timeout = match option.number("a number of seconds")? {
+                    0.0 => None,
+                    _ => Some(option.seconds()?),
+                }
+            }
             "connect_timeout" => self.dial.connect_timeout = option.seconds()?,
             "publish_timeout" => self.publish_timeout = option.seconds_or_none()?,
             "read_timeout" => self.read_timeout = Some(option.seconds()?),
@@ -243,8 +255,9 @@ fn default_properties() -> Options {
 fn unknown(name: &str) -> Error {
     Error::invalid(format!(
         "the AMQP transport knows no option {name:?}; it knows channel_max, client_properties, \
-         confirm_publish, connect_timeout, frame_max, heartbeat, login_method, publish_timeout, \
-         read_timeout, server_hostname, socket_settings, ssl, write_timeout, and those that have no effect here: {}",
+         confirm_publish, connect_timeout, consumer_timeout, frame_max, heartbeat, login_method, \
+         publish_timeout, read_timeout, server_hostname, socket_settings, ssl, write_timeout, and \
+         those that have no effect here: {}",
         WITHOUT_EFFECT.join(", ")
     ))
 }
@@ -285,6 +298,7 @@ mod tests {
             json!({
                 "heartbeat": 0.5, "frame_max": 4096, "channel_max": 7, "confirm_publish": true,
                 "login_method": "amqplain", "read_timeout": 3, "write_timeout": 2, "connect_timeout": 1,
+                "consumer_timeout": 2.5,
                 "max_retries": 3, "ssl": null,
                 "client_properties": {"connection_name": "x"},
             }),
@@ -292,6 +306,9 @@ mod tests {
         .unwrap();
         let wishes = &config.wishes;
         assert_eq!((wishes.heartbeat, wishes.frame_max, wishes.channel_max), (Some(1), 4096, 7));
+        assert_eq!(config.consumer_timeout, Some(Duration::from_millis(2500)));
+        assert_eq!(parse("amqp://h?consumer_timeout=0", json!({})).unwrap().consumer_timeout, None);
+        assert_eq!(parse("amqp://h", json!({})).unwrap().consumer_timeout, Some(CONSUMER_TIMEOUT));
         assert!(config.confirm && wishes.login == Login::AmqPlain);
         let properties: Value = serde_json::from_slice(wishes.properties.as_bytes()).unwrap();
         assert_eq!(properties["connection_name"], "x");
@@ -338,6 +355,7 @@ mod tests {
             (json!({"frame_max": 100}), ErrorKind::Invalid, "'frame_max'"),
             (json!({"channel_max": -1}), ErrorKind::Invalid, "'channel_max'"),
             (json!({"login_method": "KERBEROS"}), ErrorKind::Invalid, "'PLAIN'"),
+            (json!({"consumer_timeout": -1}), ErrorKind::Invalid, "'consumer_timeout'"),
             (json!({"read_timeout": 0}), ErrorKind::Invalid, "'read_timeout'"),
             (json!({"client_properties": 1}), ErrorKind::Type, "'client_properties'"),
             (json!({"ssl": {"colour": "red"}}), ErrorKind::Invalid, "'colour'"),

@@ -6,7 +6,7 @@ use super::shared::Shared;
 use crate::error::Result;
 use crate::io::generation::PerProcess;
 use crate::model::Name;
-use crate::protocol::amqp::{Terms, encode};
+use crate::protocol::amqp::Terms;
 use crate::transport::{self, Agreed, AmqpConnection, AmqpCounters, Event, Held, Returned};
 use async_trait::async_trait;
 use std::os::fd::RawFd;
@@ -85,9 +85,7 @@ impl transport::Connection for Connection {
             let consumers = std::mem::take(&mut state.inner.lock().consumers);
             for consumer in consumers {
                 // Its parts were sent before: nothing can be wrong with them.
-                let _ = consumer
-                    .cancel()
-                    .and_then(|cancel| encode::method(state.number, cancel, &mut frames));
+                frames.append(&mut consumer.cancel(state.number).unwrap_or_default());
             }
             // Lost: then there is nobody to tell.
             let _ = session.link().post(&frames);

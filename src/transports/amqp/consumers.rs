@@ -4,28 +4,50 @@
 //! ones are fewer. What the broker is told is the *window* of each consumer (`basic.qos` without
 //! `global`), which quorum queues and RabbitMQ 4 know, too, where they refuse a limit of the channel.
 //! It is wide enough for the limit; when the limit outgrows it the consumer is registered anew under
-//! another tag on the wire, and it grows in powers of two so that this is rare.
+//! another tag on the wire, and it grows in powers of two so that this is rare. What may not lose its
+//! place by that is treated by its [`Place`].
 
-use crate::error::Result;
+use super::mailbox::Mailbox;
+use crate::error::{Error, Result};
 use crate::model::{Message, Name};
 use crate::protocol::amqp::encode::{self, arguments, name};
 use crate::protocol::amqp::{AMQPClass, basic};
 use crate::transport::ConsumeOptions;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 /// The window where there is no limit: it grows with what is unsettled.
 const UNLIMITED: u16 = 256;
 /// Beyond half of this there is no window at all.
 const WIDEST: u16 = 32_768;
+/// How wide a window is at least that will not grow by being registered anew.
+const ROOMY: u16 = 1024;
+/// How much wider the first stand-in's window is.
+const STEP: u16 = 32;
 /// What stands between a consumer's tag and the number of its registration.
 const AGAIN: &str = "~kombu-";
 
-/// A message that has arrived and was not handed out yet.
-#[derive(Debug)]
-pub(super) struct Mail {
-    /// The channel's number for the delivery.
-    pub(super) tag: u64,
-    pub(super) message: Message,
+/// What a consumer would lose by being registered anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing: in its queue all consumers are equal, or it is the only one that may consume.
+    Any,
+    /// The queue, which has a single active consumer at a time (`x-single-active-consumer`). So others
+    /// stand in line right behind it, with wider windows, and take its place one after the other.
+    Line,
+    /// Where it reads in a stream. So its window is wide from the beginning: a stream's messages are
+    /// everybody's, and what waits here is kept from nobody.
+    Stream,
+}
+
+/// One registration of a consumer on the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Registration {
+    /// The how manieth of this consumer it is.
+    number: u32,
+    /// What the broker may have on its way for it; 0 for no limit.
+    window: u16,
 }
 
 /// One consumer.
@@ -33,32 +55,102 @@ pub(super) struct Mail {
 pub(super) struct Consumer {
     pub(super) options: ConsumeOptions,
     pub(super) exclusive: bool,
-    pub(super) mail: VecDeque<Mail>,
+    pub(super) mail: Mailbox,
+    /// The broker has confirmed all of it. It is not cancelled before: a classic queue of RabbitMQ 3.10
+    /// ends the connection when it has still to confirm what is cancelled.
+    pub(super) confirmed: bool,
     /// Being cancelled: nothing is handed out any more.
     pub(super) ending: bool,
-    /// What the broker may have on its way; 0 for no limit.
-    window: u16,
+    place: Place,
+    /// Whether anything has come for it: then its [`Place`] is certain.
+    heard: bool,
+    current: Registration,
+    /// Those that stand in line behind it, in order.
+    in_line: VecDeque<Registration>,
     registrations: u32,
 }
 
 impl Consumer {
     /// A consumer of a channel with that limit (0: none).
-    pub(super) fn new(options: ConsumeOptions, exclusive: bool, limit: u32) -> Self {
-        let window = match u16::try_from(limit) {
-            _ if options.no_ack => 0,
-            Ok(0) => UNLIMITED,
-            Ok(limit) => limit,
-            Err(_) => 0,
+    pub(super) fn new(options: ConsumeOptions, exclusive: bool, limit: u32, place: Place) -> Self {
+        let place = match options.arguments.get("x-stream-offset") {
+            Some(_) => Place::Stream,
+            None => place,
         };
-        let mail = VecDeque::new();
-        Self { options, exclusive, mail, ending: false, window, registrations: 1 }
+        let window = match (u16::try_from(limit), place) {
+            _ if options.no_ack => 0,
+            // Streams refuse to be without one.
+            (Ok(limit), Place::Stream) => limit.max(ROOMY),
+            (Err(_), Place::Stream) => u16::MAX,
+            (Ok(0), _) => UNLIMITED,
+            (Ok(limit), _) => limit,
+            (Err(_), _) => 0,
+        };
+        let mut consumer = Self {
+            options,
+            exclusive,
+            mail: Mailbox::default(),
+            confirmed: false,
+            ending: false,
+            place,
+            heard: false,
+            current: Registration { number: 1, window },
+            in_line: VecDeque::new(),
+            registrations: 1,
+        };
+        if place == Place::Line && (1..WIDEST).contains(&window) {
+            let roomy = window.saturating_mul(STEP).clamp(ROOMY, WIDEST);
+            for window in [roomy, WIDEST] {
+                consumer.stand_in_line(window);
+            }
+        }
+        consumer
+    }
+
+    /// Has what waits for it weighed there, if nothing else limits that.
+    pub(super) fn weighed(mut self, scales: &Arc<AtomicUsize>) -> Self {
+        if self.options.no_ack {
+            self.mail = Mailbox::weighed(scales.clone());
+        }
+        self
+    }
+
+    fn next_registration(&mut self, window: u16) -> Registration {
+        self.registrations += 1;
+        Registration { number: self.registrations, window }
+    }
+
+    fn stand_in_line(&mut self, window: u16) -> Registration {
+        let last = self.next_registration(window);
+        self.in_line.push_back(last);
+        last
+    }
+
+    fn tag(&self, number: u32) -> String {
+        match number {
+            1 => self.options.consumer_tag.to_string(),
+            number => format!("{}{AGAIN}{number}", self.options.consumer_tag),
+        }
     }
 
     /// The tag on the wire.
     pub(super) fn wire_tag(&self) -> String {
-        match self.registrations {
-            1 => self.options.consumer_tag.to_string(),
-            number => format!("{}{AGAIN}{number}", self.options.consumer_tag),
+        self.tag(self.current.number)
+    }
+
+    /// Whether a registration that is not cancelled has that tag on the wire.
+    pub(super) fn is_registered(&self, wire_tag: &str) -> bool {
+        let mut all = std::iter::once(&self.current).chain(&self.in_line);
+        all.any(|registration| self.tag(registration.number) == wire_tag)
+    }
+
+    /// Its first message tells what its queue is.
+    pub(super) fn hear(&mut self, message: &Message) {
+        if !self.heard {
+            self.heard = true;
+            if message.headers.get("x-stream-offset").is_some() {
+                self.place = Place::Stream;
+            }
         }
     }
 
@@ -73,27 +165,36 @@ impl Consumer {
         }
     }
 
-    /// Whether it may be registered anew. A stream would begin again where the arguments say, and a
-    /// queue with a single active consumer, or an exclusive one, would go to somebody else.
-    fn may_register_again(&self) -> bool {
-        let arguments = &self.options.arguments;
-        !self.exclusive && !self.options.no_ack && arguments.get("x-stream-offset").is_none()
+    /// What registers it and those who stand in line behind it; each is answered.
+    ///
+    /// # Errors
+    /// `Encode`; `Invalid` for what the broker would answer with other words, or with the end of the
+    /// whole connection.
+    pub(super) fn register_all(&self) -> Result<Vec<AMQPClass>> {
+        if self.place == Place::Stream && self.options.no_ack {
+            return Err(Error::invalid(format!(
+                "no_ack must be false for the consumer of '{}', which is a stream: streams send \
+                 more only when it acknowledges",
+                self.options.queue
+            )));
+        }
+        let mut methods = Vec::new();
+        for registration in std::iter::once(&self.current).chain(&self.in_line) {
+            methods.push(self.qos_of(*registration));
+            methods.push(self.consume_as(*registration, false)?);
+        }
+        Ok(methods)
     }
 
-    /// `basic.qos`, to be said before [`Consumer::consume`].
-    pub(super) fn qos(&self) -> AMQPClass {
-        let qos = basic::Qos { prefetch_count: self.window, global: false };
+    fn qos_of(&self, registration: Registration) -> AMQPClass {
+        let qos = basic::Qos { prefetch_count: registration.window, global: false };
         AMQPClass::Basic(basic::AMQPMethod::Qos(qos))
     }
 
-    /// `basic.consume`
-    ///
-    /// # Errors
-    /// `Encode`
-    pub(super) fn consume(&self, nowait: bool) -> Result<AMQPClass> {
+    fn consume_as(&self, registration: Registration, nowait: bool) -> Result<AMQPClass> {
         Ok(AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
             queue: name("the name of a queue", &self.options.queue)?,
-            consumer_tag: name("a consumer tag", &self.wire_tag())?,
+            consumer_tag: name("a consumer tag", &self.tag(registration.number))?,
             no_local: false,
             no_ack: self.options.no_ack,
             exclusive: self.exclusive,
@@ -102,18 +203,36 @@ impl Consumer {
         })))
     }
 
-    /// `basic.cancel` without an answer.
-    ///
-    /// # Errors
-    /// `Encode`
-    pub(super) fn cancel(&self) -> Result<AMQPClass> {
-        let consumer_tag = name("a consumer tag", &self.wire_tag())?;
+    fn cancel_of(&self, registration: Registration) -> Result<AMQPClass> {
+        let consumer_tag = name("a consumer tag", &self.tag(registration.number))?;
         let cancel = basic::Cancel { consumer_tag, nowait: true };
         Ok(AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)))
     }
 
+    /// The frames that cancel those who stand in line, who would take over otherwise.
+    ///
+    /// # Errors
+    /// `Encode`
+    pub(super) fn cancel_line(&self, channel: u16) -> Result<Vec<u8>> {
+        let mut frames = Vec::new();
+        for registration in &self.in_line {
+            encode::method(channel, self.cancel_of(*registration)?, &mut frames)?;
+        }
+        Ok(frames)
+    }
+
+    /// The frames that cancel all of it, without an answer.
+    ///
+    /// # Errors
+    /// `Encode`
+    pub(super) fn cancel(&self, channel: u16) -> Result<Vec<u8>> {
+        let mut frames = self.cancel_line(channel)?;
+        encode::method(channel, self.cancel_of(self.current)?, &mut frames)?;
+        Ok(frames)
+    }
+
     /// Registers it anew if its window does not fit any more: the frames to send, to which one answer
-    /// is due.
+    /// is due. Takes the limit of the channel and how many messages of it are unsettled.
     ///
     /// # Errors
     /// `Encode`
@@ -123,36 +242,68 @@ impl Consumer {
         limit: u32,
         unsettled: usize,
     ) -> Result<Option<Vec<u8>>> {
+        let Some(window) = self.fitting(limit, unsettled) else { return Ok(None) };
         let mut frames = Vec::new();
-        let cancel = self.cancel()?;
-        if !self.fit(limit, unsettled) {
-            return Ok(None);
+        let (mut over, new) = match self.place {
+            Place::Any => {
+                let new = self.next_registration(window);
+                (vec![std::mem::replace(&mut self.current, new)], new)
+            }
+            Place::Stream => return Ok(None),
+            Place::Line => {
+                let wide = |next: &Registration| next.window >= window;
+                let last = self.in_line.len().saturating_sub(1);
+                let at = self.in_line.iter().position(wide).unwrap_or(last);
+                let mut over = vec![self.current];
+                over.extend(self.in_line.drain(..at));
+                let Some(next) = self.in_line.pop_front() else { return Ok(None) };
+                self.current = next;
+                // A classic queue looks at who is active now when the next one comes.
+                (over, self.stand_in_line(WIDEST))
+            }
+        };
+        // From behind: the one in front must not be followed by another that ends, too.
+        let mut cancels = Vec::new();
+        while let Some(registration) = over.pop() {
+            encode::method(channel, self.cancel_of(registration)?, &mut cancels)?;
         }
-        encode::method(channel, cancel, &mut frames)?;
-        encode::method(channel, self.qos(), &mut frames)?;
-        encode::method(channel, self.consume(true)?, &mut frames)?;
+        // In between nobody consumes, and those with lower priorities are served: so not with one. Else
+        // the order counts more, which a quorum queue does not keep among two consumers.
+        let without_gap = self.options.arguments.get("x-priority").is_some() && !self.exclusive;
+        if !without_gap {
+            frames.append(&mut cancels);
+        }
+        encode::method(channel, self.qos_of(new), &mut frames)?;
+        encode::method(channel, self.consume_as(new, true)?, &mut frames)?;
+        frames.append(&mut cancels);
         Ok(Some(frames))
     }
 
-    /// Takes the limit of the channel and how many messages of it are unsettled; whether the consumer
-    /// has to be registered anew, with another [`Consumer::window`].
-    fn fit(&mut self, limit: u32, unsettled: usize) -> bool {
-        if self.ending || !self.may_register_again() {
-            return false;
+    /// The window that fits better than what it has, 0 for none.
+    fn fitting(&self, limit: u32, unsettled: usize) -> Option<u16> {
+        if self.ending || !self.confirmed || self.options.no_ack {
+            return None;
         }
-        let now = if self.window == 0 { usize::MAX } else { usize::from(self.window) };
+        let now = match self.current.window {
+            0 => usize::MAX,
+            window => usize::from(window),
+        };
         let limit = limit as usize;
         let wanted = match limit {
-            0 if unsettled.saturating_mul(2) < now => return false,
+            0 if unsettled.saturating_mul(2) < now => return None,
             0 => now.saturating_mul(2).max(usize::from(UNLIMITED)),
             _ if limit > now => limit.next_power_of_two(),
-            _ if limit < now / 4 => limit,
-            _ => return false,
+            _ if limit < now / 4 && self.place == Place::Any => limit,
+            _ => return None,
         };
         let window = u16::try_from(wanted).unwrap_or(u16::MAX);
-        self.window = if window > WIDEST { 0 } else { window };
-        self.registrations += 1;
-        true
+        match self.place {
+            Place::Stream => None,
+            Place::Line if now >= usize::from(WIDEST) => None,
+            Place::Line => Some(window.min(WIDEST)),
+            Place::Any if window > WIDEST => Some(0),
+            Place::Any => Some(window),
+        }
     }
 }
 
@@ -174,48 +325,63 @@ mod tests {
     use super::*;
     use crate::model::Json;
 
-    fn consumer(limit: u32) -> Consumer {
-        let options = ConsumeOptions {
+    fn options() -> ConsumeOptions {
+        ConsumeOptions {
             queue: "q".into(),
             consumer_tag: "c".into(),
             no_ack: false,
             arguments: Json::empty_object(),
-        };
-        Consumer::new(options, false, limit)
+        }
+    }
+
+    fn registered(options: ConsumeOptions, limit: u32, place: Place) -> Consumer {
+        Consumer { confirmed: true, ..Consumer::new(options, false, limit, place) }
+    }
+
+    fn consumer(limit: u32) -> Consumer {
+        registered(options(), limit, Place::Any)
+    }
+
+    fn refit(one: &mut Consumer, limit: u32, unsettled: usize) -> bool {
+        one.refit(1, limit, unsettled).unwrap().is_some()
+    }
+
+    fn state(one: &Consumer) -> (u16, String) {
+        (one.current.window, one.wire_tag())
     }
 
     #[test]
     fn the_window_follows_the_limit_in_steps() {
         let mut one = consumer(3);
-        assert_eq!((one.window, one.wire_tag().as_str()), (3, "c"));
-        assert!(!one.fit(3, 3) && !one.fit(2, 3) && !one.fit(1, 1));
-        assert!(one.fit(5, 3));
-        assert_eq!((one.window, one.wire_tag().as_str()), (8, "c~kombu-2"));
-        assert!(!one.fit(8, 8) && !one.fit(2, 8));
-        assert!(one.fit(1, 1));
-        assert_eq!(one.window, 1);
-        assert!(one.fit(100_000, 1));
-        assert_eq!(one.window, 0, "no limit");
-        assert!(!one.fit(0, 100_000));
+        assert_eq!(state(&one), (3, "c".into()));
+        assert!(!refit(&mut one, 3, 3) && !refit(&mut one, 2, 3) && !refit(&mut one, 1, 1));
+        assert!(refit(&mut one, 5, 3));
+        assert_eq!(state(&one), (8, "c~kombu-2".into()));
+        assert!(!refit(&mut one, 8, 8) && !refit(&mut one, 2, 8));
+        assert!(refit(&mut one, 1, 1));
+        assert_eq!(one.current.window, 1);
+        assert!(refit(&mut one, 100_000, 1));
+        assert_eq!(one.current.window, 0, "no limit");
+        assert!(!refit(&mut one, 0, 100_000));
     }
 
     #[test]
     fn without_a_limit_it_grows_with_what_is_unsettled() {
         let mut one = consumer(0);
-        assert_eq!(one.window, UNLIMITED);
-        assert!(!one.fit(0, 100));
-        assert!(one.fit(0, 128));
-        assert_eq!(one.window, 512);
-        assert!(one.fit(4, 2));
-        assert_eq!(one.window, 4);
-        assert!(one.fit(0, 2));
-        assert_eq!(one.window, UNLIMITED);
+        assert_eq!(one.current.window, UNLIMITED);
+        assert!(!refit(&mut one, 0, 100));
+        assert!(refit(&mut one, 0, 128));
+        assert_eq!(one.current.window, 512);
+        assert!(refit(&mut one, 4, 2));
+        assert_eq!(one.current.window, 4);
+        assert!(refit(&mut one, 0, 2));
+        assert_eq!(one.current.window, UNLIMITED);
     }
 
     #[test]
     fn tags_of_all_registrations_are_known_and_no_others() {
         let mut one = consumer(1);
-        one.fit(10, 1);
+        refit(&mut one, 10, 1);
         for (tag, known) in [
             ("c", true),
             ("c~kombu-2", true),
@@ -225,15 +391,57 @@ mod tests {
         ] {
             assert_eq!(one.is_called(tag), known, "{tag}");
         }
+        assert!(one.is_registered("c~kombu-2") && !one.is_registered("c"));
     }
 
     #[test]
-    fn some_consumers_are_registered_once() {
-        let mut options = consumer(1).options;
-        assert!(!Consumer::new(options.clone(), true, 1).fit(10, 1));
-        options.arguments = Json::from_valid(r#"{"x-stream-offset": "first"}"#);
-        assert!(!Consumer::new(options.clone(), false, 1).fit(10, 1));
-        options.no_ack = true;
-        assert_eq!(Consumer::new(options, false, 5).window, 0);
+    fn a_single_active_consumer_is_followed_by_those_who_stand_in_line() {
+        let mut one = registered(options(), 4, Place::Line);
+        let windows = |one: &Consumer| one.in_line.iter().map(|r| r.window).collect::<Vec<_>>();
+        assert_eq!((state(&one), windows(&one)), ((4, "c".into()), vec![ROOMY, WIDEST]));
+        assert!(one.is_registered("c") && one.is_registered("c~kombu-3"));
+        assert!(refit(&mut one, 5, 4));
+        assert_eq!((state(&one), windows(&one)), ((1024, "c~kombu-2".into()), vec![WIDEST; 2]));
+        assert!(!refit(&mut one, 1024, 4) && !refit(&mut one, 1, 4), "it does not shrink");
+        assert!(refit(&mut one, 0, 600), "no limit, and half of the window is unsettled");
+        assert_eq!(state(&one), (WIDEST, "c~kombu-3".into()));
+        assert!(!refit(&mut one, 100_000, 4));
+        // Those between are passed over.
+        let mut one = registered(options(), 4, Place::Line);
+        assert!(refit(&mut one, 5000, 4));
+        assert_eq!((state(&one), windows(&one)), ((WIDEST, "c~kombu-3".into()), vec![WIDEST]));
+        // Nothing to grow to.
+        assert!(windows(&registered(options(), 100_000, Place::Line)).is_empty());
+    }
+
+    #[test]
+    fn consumers_of_streams_are_registered_once_with_room() {
+        let mut given = options();
+        given.arguments = Json::from_valid(r#"{"x-stream-offset": "first"}"#);
+        for (mut one, window) in [
+            (registered(given, 1, Place::Any), 1024),
+            (registered(options(), 2000, Place::Stream), 2000),
+            (registered(options(), 100_000, Place::Stream), u16::MAX),
+        ] {
+            assert_eq!(one.current.window, window);
+            assert!(!refit(&mut one, 50_000, 1) && !refit(&mut one, 1, 1));
+        }
+        let mut given = options();
+        given.no_ack = true;
+        let error = registered(given, 1, Place::Stream).register_all().unwrap_err();
+        assert!(error.to_string().contains("no_ack must be false"), "{error}");
+        let mut unknown = consumer(1);
+        let headers = Json::from_valid(r#"{"x-stream-offset": 7}"#);
+        unknown.hear(&Message { headers, ..Message::default() });
+        assert!(!refit(&mut unknown, 10, 1), "its first message told");
+    }
+
+    #[test]
+    fn without_acknowledgements_there_is_no_window() {
+        let mut given = options();
+        given.no_ack = true;
+        let mut one = registered(given, 5, Place::Any);
+        assert_eq!(one.current.window, 0);
+        assert!(!refit(&mut one, 1, 0));
     }
 }

@@ -11,6 +11,8 @@ mod connection;
 mod consumers;
 mod error;
 mod getting;
+mod lateness;
+mod mailbox;
 mod publish;
 mod session;
 mod shared;

@@ -11,7 +11,7 @@ use crate::protocol::amqp::encode;
 use crate::transport::PublishOptions;
 use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// Most publishes of one call that wait for their confirms.
@@ -66,10 +66,10 @@ pub(super) async fn publish(
         }
         from = (last + 1, ends[last]);
         if confirming && from.0 < messages.len() {
-            confirmed(session, &batch, WINDOW / 2, &limits).await?;
+            confirmed(session, &batch, messages, WINDOW / 2, &limits).await?;
         }
     }
-    if confirming { confirmed(session, &batch, 0, &limits).await } else { Ok(()) }
+    if confirming { confirmed(session, &batch, messages, 0, &limits).await } else { Ok(()) }
 }
 
 /// Sends frames of publishes, so that their numbers are in the order in which they are sent.
@@ -94,24 +94,10 @@ fn register(
     first: usize,
     options: PublishOptions,
 ) {
-    let mut what: Arc<str> = "".into();
-    let mut last: Option<&Message> = None;
     let mut inner = state.inner.lock();
     for (at, message) in messages.iter().enumerate() {
-        let (exchange, key) = (&message.properties.exchange, &message.properties.routing_key);
-        let same = last.is_some_and(|last| {
-            last.properties.exchange == *exchange && last.properties.routing_key == *key
-        });
-        if !same {
-            what = match exchange.is_empty() {
-                true => format!("the queue '{key}'").into(),
-                false => format!("the exchange '{exchange}' with the routing key '{key}'").into(),
-            };
-            last = Some(message);
-        }
-        let ticket = batch.ticket(what.clone(), first + at);
         let known = options.mandatory.then(|| known(message));
-        inner.confirms.publish(ticket, known);
+        inner.confirms.publish(batch.ticket(first + at), known);
     }
     if let Some(end) = inner.end.clone() {
         // It ended this moment: nobody else will tell these.
@@ -153,15 +139,24 @@ impl Limits {
 }
 
 /// Waits until at most `left` messages of the batch are without an answer, within the limits.
-async fn confirmed(session: &Session, batch: &Batch, left: usize, limits: &Limits) -> Result<()> {
+async fn confirmed(
+    session: &Session,
+    batch: &Batch,
+    messages: &[Message],
+    left: usize,
+    limits: &Limits,
+) -> Result<()> {
+    let answered = |left: usize, cx: &mut Context<'_>| {
+        batch.poll(left, cx).map(|done| done.map_err(|failed| failed.error(messages)))
+    };
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(done) = batch.poll(left, cx) {
+        if let Poll::Ready(done) = answered(left, cx) {
             return Poll::Ready(done);
         }
         if let Poll::Ready(error) = session.link().poll_attend(cx) {
             // Ends the channel, and with it what is left of the batch.
             let lost = session.lost(error);
-            return Poll::Ready(match batch.poll(0, cx) {
+            return Poll::Ready(match answered(0, cx) {
                 Poll::Ready(Ok(())) => Ok(()),
                 Poll::Ready(Err(error)) if lost.code() == 0 => Err(error),
                 _ => Err(lost),
@@ -172,7 +167,7 @@ async fn confirmed(session: &Session, batch: &Batch, left: usize, limits: &Limit
             return Poll::Ready(Err(limits.passed(session, "been confirmed")));
         }
         watch_until(limit);
-        batch.poll(left, cx)
+        answered(left, cx)
     })
     .await
 }

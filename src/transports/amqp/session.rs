@@ -12,7 +12,7 @@ use crate::io::link::{Expect, Link};
 use crate::io::task::{self, timeout_at, watch_until};
 use crate::protocol::amqp::encode;
 use crate::protocol::amqp::{
-    AMQPClass, AmqpDecoder, Event, Handshake, Step, Terms, channel, connection,
+    AMQPClass, AmqpDecoder, Event, Handshake, Step, Terms, basic, channel, connection,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Session {
         let until = Instant::now() + config.dial.connect_timeout;
         let stream = dial(&config.address, &config.dial).await?;
         let peer = format!("the AMQP broker at {}", config.address);
-        let incoming = Incoming::new(board.clone(), peer.clone());
+        let incoming = Incoming::new(board.clone(), peer.clone(), config.consumer_timeout);
         let decoder = AmqpDecoder::new(config.wishes.frame_max);
         let link = Link::new(stream, peer, decoder, incoming);
         let terms = match timeout_at(until, greet(&link, config)).await {
@@ -69,6 +69,8 @@ impl Session {
             0 => TEND_EVERY,
             seconds => TEND_EVERY.min(Duration::from_secs(u64::from(seconds)) / 4),
         };
+        // Often enough to warn in time.
+        let interval = config.consumer_timeout.map_or(interval, |limit| interval.min(limit / 20));
         keeper::tend_every(interval, &link)?;
         tracing::debug!("connected to {}, virtual host {}", link.peer(), config.wishes.vhost);
         Ok(Self { link, board, terms, config: config.clone() })
@@ -215,8 +217,28 @@ impl Session {
         drop(self.link.request_on(lane, data, Expect::Count(1), FOREVER));
     }
 
-    /// Registers those consumers anew whose windows do not fit the channel's limit any more.
-    pub(super) fn fit_windows(&self, state: &ChannelState) {
+    /// As [`Session::fit_windows`], and waits until the broker has done it.
+    ///
+    /// # Errors
+    /// `Connection`; `Channel` when the broker closes the channel instead.
+    pub(super) async fn windows_fit(&self, state: &ChannelState) -> Result<()> {
+        if !self.fit_windows(state) {
+            return Ok(());
+        }
+        // Answered after those before it, which have no answers: with one, a classic queue of RabbitMQ
+        // 3.10 ends the connection when the consumer is cancelled soon.
+        let what = "a consumer with another prefetch limit";
+        let nothing = basic::AMQPMethod::Qos(basic::Qos { prefetch_count: 0, global: false });
+        let answer = {
+            let _in_order = state.in_order.lock();
+            self.ask(state, what, AMQPClass::Basic(nothing))?
+        };
+        answer.await.map(drop)
+    }
+
+    /// Registers those consumers anew whose windows do not fit the channel's limit any more. Whether
+    /// there were any.
+    pub(super) fn fit_windows(&self, state: &ChannelState) -> bool {
         let _in_order = state.in_order.lock();
         let mut again = Vec::new();
         {
@@ -227,9 +249,10 @@ impl Session {
                 again.extend(consumer.refit(state.number, limit, unsettled).ok().flatten());
             }
         }
-        for frames in again {
-            self.call_later(state, &frames);
+        for frames in &again {
+            self.call_later(state, frames);
         }
+        !again.is_empty()
     }
 
     /// The error of who uses a channel that has ended.

@@ -1,9 +1,12 @@
 //! What one process knows of an open channel: consumers, mail, what is unsettled, confirms.
 
 use super::confirming::{Outcome, Ticket};
-use super::consumers::{Consumer, Mail, addressee, find};
+use super::consumers::{Consumer, addressee, find};
 use super::error::Reason;
 use super::getting::Asked;
+use super::lateness::Lateness;
+use super::mailbox::Mail;
+use crate::error::Result;
 use crate::io::lock::Mutex;
 use crate::io::task::Notify;
 use crate::model::{Claim, Delivery, Message, Name};
@@ -14,7 +17,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Most messages that came back and nobody has asked for; the oldest go.
 const RETURNS: usize = 1000;
@@ -60,20 +63,22 @@ pub(super) struct Inner {
     /// `basic.get`s without an answer, and whether they need no acknowledgement.
     gets: VecDeque<(Arc<Asked>, bool)>,
     /// A dropped acknowledgement was logged.
-    pub(super) stale_logged: bool,
+    stale_logged: bool,
+    lateness: Lateness,
 }
 
 /// A delivery that is not settled.
 #[derive(Debug)]
 struct Unsettled {
+    queue: Name,
     /// Whether it came by a consumer.
     consumed: bool,
     since: Instant,
 }
 
 impl Unsettled {
-    fn now(consumed: bool) -> Self {
-        Self { consumed, since: Instant::now() }
+    fn now(queue: &Name, consumed: bool) -> Self {
+        Self { queue: queue.clone(), consumed, since: Instant::now() }
     }
 }
 
@@ -126,13 +131,31 @@ impl ChannelState {
         self.inner.lock().last_tag.max(self.base)
     }
 
+    /// Whether that number is of a delivery of the channel that the broker has closed before this one.
+    pub(super) fn is_of_predecessor(&self, tag: &str) -> bool {
+        tag.parse::<u64>().is_ok_and(|tag| (1..=self.base).contains(&tag))
+    }
+
+    /// An acknowledgement was dropped, as the broker has the message again. Logged once.
+    pub(super) fn log_stale(&self, tag: &str) {
+        if !std::mem::replace(&mut self.inner.lock().stale_logged, true) {
+            tracing::warn!(
+                target: "kombu.channel",
+                tag,
+                "acknowledgements of what a lost connection or a closed channel delivered are dropped: \
+                 the broker gives it to a consumer again"
+            );
+        }
+    }
+
     /// Takes a delivery. `false` when its consumer is gone: it is to go back.
     pub(super) fn deliver(&self, wire_tag: &Name, tag: u64, message: Message) -> bool {
         let mut inner = self.inner.lock();
         let tag = tag + self.base;
         inner.last_tag = inner.last_tag.max(tag);
         let Some(consumer) = addressee(&mut inner.consumers, wire_tag) else { return false };
-        consumer.mail.push_back(Mail { tag, message });
+        consumer.hear(&message);
+        consumer.mail.push(Mail { tag, message });
         drop(inner);
         self.news.notify();
         true
@@ -141,27 +164,39 @@ impl ChannelState {
     /// The next event, if the limit allows one.
     pub(super) fn take(&self) -> Option<Event> {
         let mut inner = self.inner.lock();
-        if inner.paused || inner.recovering || inner.end.is_some() {
-            return None;
-        }
-        let full = inner.limit != 0 && inner.consumed >= inner.limit as usize;
-        let ready = |consumer: &Consumer| {
-            !consumer.mail.is_empty() && !consumer.ending && (!full || consumer.options.no_ack)
-        };
-        let at = inner.consumers.iter().position(ready)?;
+        let at = inner.next_ready()?;
         let mut consumer = inner.consumers.remove(at);
-        let mail = consumer.mail.pop_front()?;
+        let mail = consumer.mail.pop()?;
         let settled = consumer.options.no_ack;
         let queue = consumer.options.queue.clone();
         let consumer_tag = consumer.options.consumer_tag.clone();
         inner.consumers.push(consumer); // in turn
         if !settled {
-            inner.ledger.insert(mail.tag, Unsettled::now(true));
+            inner.ledger.insert(mail.tag, Unsettled::now(&queue, true));
             inner.consumed += 1;
         }
         drop(inner);
         let delivery = delivery(mail.tag, queue, mail.message, settled);
         Some(Event { channel: self.id, consumer_tag, delivery })
+    }
+
+    /// Whether [`ChannelState::take`] would give something.
+    pub(super) fn is_ready(&self) -> bool {
+        self.inner.lock().next_ready().is_some()
+    }
+
+    /// The oldest delivery that the broker waits for: its number and its queue.
+    pub(super) fn oldest(&self) -> Option<(u64, Name)> {
+        self.inner.lock().oldest()
+    }
+
+    /// As [`Lateness::look`]: the oldest delivery and its age, when it is time to warn of it.
+    pub(super) fn late(&self, now: Instant, timeout: Duration) -> Option<(u64, Name, Duration)> {
+        let mut inner = self.inner.lock();
+        let oldest = inner.oldest();
+        let (last, tag) = (inner.last_tag, oldest.as_ref().map(|(tag, _)| *tag));
+        let age = inner.lateness.look(now, timeout, last, tag)?;
+        oldest.map(|(tag, queue)| (tag, queue, age))
     }
 
     /// Whether the windows may have to grow with what is unsettled: where there is no limit.
@@ -195,7 +230,7 @@ impl ChannelState {
         let mut inner = self.inner.lock();
         inner.last_tag = inner.last_tag.max(tag);
         if !no_ack {
-            inner.ledger.insert(tag, Unsettled::now(false));
+            inner.ledger.insert(tag, Unsettled::now(queue, false));
         }
         drop(inner);
         delivery(tag, queue.clone(), message, no_ack)
@@ -223,7 +258,7 @@ impl ChannelState {
         let last = tags.last().copied().unwrap_or(0);
         let unseen = inner.consumers.iter().filter(|consumer| !consumer.options.no_ack);
         let together = tags.len() > 1
-            && !unseen.flat_map(|consumer| &consumer.mail).any(|mail| mail.tag < last);
+            && !unseen.flat_map(|consumer| consumer.mail.iter()).any(|mail| mail.tag < last);
         drop(inner);
         if !tags.is_empty() {
             self.news.notify();
@@ -254,13 +289,16 @@ impl ChannelState {
     }
 
     /// Stops handing out what a consumer has, which stays until [`ChannelState::remove`]; its tag on
-    /// the wire, which does not change any more.
-    pub(super) fn end_consumer(&self, tag: &str) -> Option<String> {
+    /// the wire, which does not change any more, and [`Consumer::cancel_line`].
+    ///
+    /// # Errors
+    /// `Encode`
+    pub(super) fn end_consumer(&self, tag: &str) -> Result<Option<(String, Vec<u8>)>> {
         let _in_order = self.in_order.lock();
         let mut inner = self.inner.lock();
-        let consumer = find(&mut inner.consumers, tag)?;
+        let Some(consumer) = find(&mut inner.consumers, tag) else { return Ok(None) };
         consumer.ending = true;
-        Some(consumer.wire_tag())
+        Ok(Some((consumer.wire_tag(), consumer.cancel_line(self.number)?)))
     }
 
     /// Removes a consumer; the numbers of what it had and nobody has seen.
@@ -269,8 +307,10 @@ impl ChannelState {
         let at = inner.consumers.iter().position(|c| *c.options.consumer_tag == *tag);
         let Some(at) = at else { return ToSettle::default() };
         let consumer = inner.consumers.remove(at);
-        let unseen = if consumer.options.no_ack { VecDeque::new() } else { consumer.mail };
-        let tags = unseen.iter().map(|mail| mail.tag).collect();
+        let tags = match consumer.options.no_ack {
+            true => Vec::new(),
+            false => consumer.mail.iter().map(|mail| mail.tag).collect(),
+        };
         ToSettle { tags, base: self.base, together: false }
     }
 
@@ -279,11 +319,11 @@ impl ChannelState {
         let mut inner = self.inner.lock();
         let at = inner.consumers.iter().position(|c| *c.options.consumer_tag == *tag);
         let Some(at) = at else { return Vec::new() };
-        let Consumer { options, mail, .. } = inner.consumers.remove(at);
-        let mut events = Vec::with_capacity(mail.len());
-        for mail in mail {
+        let Consumer { options, mut mail, .. } = inner.consumers.remove(at);
+        let mut events = Vec::new();
+        while let Some(mail) = mail.pop() {
             if !options.no_ack {
-                inner.ledger.insert(mail.tag, Unsettled::now(true));
+                inner.ledger.insert(mail.tag, Unsettled::now(&options.queue, true));
                 inner.consumed += 1;
             }
             let delivery = delivery(mail.tag, options.queue.clone(), mail.message, options.no_ack);
@@ -296,7 +336,7 @@ impl ChannelState {
     /// The broker has cancelled a consumer: whose it was, and its queue.
     pub(super) fn cancelled(&self, wire_tag: &str) -> Option<(Name, Name)> {
         let mut inner = self.inner.lock();
-        let at = inner.consumers.iter().position(|consumer| consumer.wire_tag() == wire_tag)?;
+        let at = inner.consumers.iter().position(|consumer| consumer.is_registered(wire_tag))?;
         let options = inner.consumers.remove(at).options;
         Some((options.consumer_tag, options.queue))
     }
@@ -396,6 +436,28 @@ impl Inner {
     /// How many messages of consumers are unsettled.
     pub(super) fn consumed(&self) -> usize {
         self.consumed
+    }
+
+    /// The consumer whose message is handed out next, if the limit allows one.
+    fn next_ready(&self) -> Option<usize> {
+        if self.paused || self.recovering || self.end.is_some() {
+            return None;
+        }
+        let full = self.limit != 0 && self.consumed >= self.limit as usize;
+        self.consumers.iter().position(|consumer| {
+            !consumer.mail.is_empty() && !consumer.ending && (!full || consumer.options.no_ack)
+        })
+    }
+
+    /// See [`ChannelState::oldest`].
+    fn oldest(&self) -> Option<(u64, Name)> {
+        let seen = self.ledger.first_key_value().map(|(tag, held)| (*tag, &held.queue));
+        let unseen = self.consumers.iter().filter(|consumer| !consumer.options.no_ack);
+        let unseen = unseen.filter_map(|consumer| {
+            consumer.mail.iter().next().map(|mail| (mail.tag, &consumer.options.queue))
+        });
+        let (tag, queue) = seen.into_iter().chain(unseen).min_by_key(|(tag, _)| *tag)?;
+        Some((tag, queue.clone()))
     }
 }
 

@@ -12,6 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// AMQP 0-9-1 section 1.6.
+const PRECONDITION_FAILED: u16 = 406;
+/// In RabbitMQ's words for `consumer_timeout`.
+const TOO_LATE: &str = "delivery acknowledgement";
+
 /// See the module.
 pub(super) struct Incoming {
     board: Arc<Board>,
@@ -20,6 +25,8 @@ pub(super) struct Incoming {
     answers: Vec<u8>,
     /// Why the link is of no more use.
     over: Option<Error>,
+    /// See [`super::Config::consumer_timeout`].
+    consumer_timeout: Option<Duration>,
     heard: Instant,
     /// Intervals since then that were counted as missed.
     missed: u32,
@@ -28,18 +35,18 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(board: Arc<Board>, peer: String) -> Self {
+    pub(super) fn new(board: Arc<Board>, peer: String, consumer_timeout: Option<Duration>) -> Self {
         let now = Instant::now();
-        let moved = Moved::default();
         Self {
             board,
             peer,
             answers: Vec::new(),
             over: None,
+            consumer_timeout,
             heard: now,
             missed: 0,
             spoke: now,
-            moved,
+            moved: Moved::default(),
         }
     }
 
@@ -106,12 +113,20 @@ impl Incoming {
     fn of_channel(&mut self, number: u16, class: AMQPClass) -> Option<Event> {
         match &class {
             AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
-                let text = close.reply_text.to_string();
+                let mut text = close.reply_text.to_string();
+                let state = self.board.channel(number);
+                if close.reply_code == PRECONDITION_FAILED
+                    && text.contains(TOO_LATE)
+                    && let Some((tag, queue)) = state.as_ref().and_then(|state| state.oldest())
+                {
+                    // The broker does not say which.
+                    text += &format!(" (delivery tag {tag} of the queue '{queue}')");
+                }
                 let method = (close.class_id, close.method_id);
                 let reason = Reason { code: close.reply_code, text, method };
                 let ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
                 self.answer(number, AMQPClass::Channel(ok));
-                if self.board.channel(number).is_some_and(|state| !state.is_waited_for()) {
+                if state.is_some_and(|state| !state.is_waited_for()) {
                     self.board.tell(reason.refused("what was sent without waiting for an answer"));
                 }
                 self.board.remove(number, End::Refused(reason));
@@ -189,14 +204,23 @@ impl Traffic<Event> for Incoming {
         self.over.take().map_or(Ok(()), Err)
     }
 
+    fn is_full(&self) -> bool {
+        self.board.is_full()
+    }
+
     fn idle(&mut self, moved: Moved, out: &mut Vec<u8>) -> Result<()> {
+        let now = Instant::now();
+        if let Some(timeout) = self.consumer_timeout {
+            self.board.warn_late(now, timeout);
+        }
         let heartbeat = self.board.heartbeat.load(Ordering::Relaxed);
         if heartbeat == 0 {
             return Ok(());
         }
         let interval = Duration::from_secs(heartbeat);
         let now = Instant::now();
-        if moved.received != self.moved.received {
+        // What is not read says nothing of the peer.
+        if moved.received != self.moved.received || self.board.is_full() {
             (self.heard, self.missed) = (now, 0);
         }
         if now >= self.heard + interval * (self.missed + 1) {

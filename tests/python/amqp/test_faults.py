@@ -18,6 +18,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import amqp
 import pytest
 
 from kombu_rs import Connection, Queue, exceptions
@@ -287,23 +288,105 @@ def impatient(node: RabbitMQServer) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_consumer_that_takes_too_long(url: str) -> None:
-    """The node closes its channel; that is said, with the reason, and the channel serves on."""
+def test_a_consumer_that_takes_too_long(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The node closes its channel; that is said, with the reason, and the channel serves on.
+
+    A warning comes before that, also while Python is busy, and other channels are not concerned.
+    """
+    sleep = ctypes.PyDLL(None).usleep  # holds the interpreter's lock
     queue = Queue("work", routing_key="work")
-    with Connection(url) as connection:
-        channel = connection.channel()
+    with Connection(url, transport_options={"consumer_timeout": 1}) as connection:
+        channel, other = connection.channel(), connection.channel()
         got: list[Any] = []
         connection.Producer().publish("x", routing_key="work", declare=[queue])
         consumer = connection.Consumer([queue], on_message=got.append, channel=channel)
         consumer.consume()
         connection.drain_events(timeout=10)
-        with pytest.raises(exceptions.PreconditionFailed, match="delivery acknowledgement"):
+        sleep(1_000_000)
+        connection.channel().close()  # whoever enters the core takes its log along
+        late = "delivery tag 1 of the queue 'work' is not acknowledged for 1 s"
+        assert [record.name for record in caplog.records if late in record.getMessage()] == [
+            "kombu.channel"
+        ]
+        with pytest.raises(
+            exceptions.ConsumerTimeout,
+            match=r"delivery acknowledgement.*\(delivery tag 1 of the queue 'work'\)",
+        ) as raised:
             connection.drain_events(timeout=60)
+        assert isinstance(raised.value, amqp.PreconditionFailed)
+        assert isinstance(raised.value, amqp.ConsumerCancelled)
+        assert isinstance(raised.value, connection.recoverable_connection_errors)
+        assert other.queue_declare("work", passive=True).queue == "work"
         got[0].ack()  # dropped: the node has it back
+        got[0].channel.basic_reject(1, requeue=True)
+        dropped = [r for r in caplog.records if "are dropped" in r.getMessage()]
+        assert [(r.name, r.levelname) for r in dropped] == [("kombu.channel", "WARNING")]
         consumer.consume()
         assert (
             wait_until(lambda: queue(channel).get(), 10, "the message to come again").payload == "x"
         )
+
+
+@pytest.fixture
+def small(node: RabbitMQServer) -> Iterator[None]:
+    """Has the node refuse messages of more than 64 KiB."""
+    set_all(node, {"max_message_size": 65_536})
+    yield
+    set_all(node, {"max_message_size": 134_217_728})
+
+
+@pytest.mark.usefixtures("small")
+def test_a_message_that_is_too_large(url: str) -> None:
+    """Its publish fails and names it, with the node's code and words; the channel serves on."""
+    with Connection(url, transport_options=CONFIRMED) as connection:
+        producer = connection.Producer()
+        producer.channel.queue_declare("work")
+        with pytest.raises(exceptions.PreconditionFailed, match="larger than") as raised:
+            producer.publish("x" * 70_000, routing_key="work", message_id="m1")
+        assert raised.value.reply_code == 406
+        (note,) = raised.value.__notes__
+        assert "message 0 of the publish to the queue 'work', message_id \"m1\"" in note
+        producer.publish("small", routing_key="work")
+    with Connection(url) as connection:  # without confirms, who waits for events hears of it
+        channel = connection.channel()
+        message = channel.prepare_message("x" * 70_000)
+        channel.basic_publish(message, routing_key="work")
+        with pytest.raises(exceptions.PreconditionFailed, match="larger than"):
+            connection.drain_events(timeout=10)
+
+
+def test_late_acknowledgements(
+    node: RabbitMQServer, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of what a lost link delivered do nothing, but for one line in the log."""
+    queue = Queue("work", routing_key="work")
+    with Connection(url, transport_options=CONFIRMED) as connection:
+        producer = connection.Producer()
+        for number in range(4):
+            producer.publish(number, routing_key="work", declare=[queue])
+        old: list[Any] = []
+        link = connection.connect()
+        with connection.Consumer([queue], on_message=old.append, channel=connection.channel()):
+            while len(old) < 4:
+                connection.drain_events(timeout=10)
+            node.ctl("close_all_connections", "--global", "the tests say so")
+            with pytest.raises(exceptions.ConnectionForced):
+                connection.drain_events(timeout=10)
+        new: list[Any] = []
+        with connection.Consumer([queue], on_message=new.append):
+            while len(new) < 4:
+                connection.drain_events(timeout=10)
+            assert connection.connection is not link
+            old[0].ack()
+            old[1].reject()
+            old[2].requeue()
+            old[3].channel.basic_ack(old[3].delivery_tag, multiple=True)
+            assert all(message.delivery_info["redelivered"] for message in new)
+            for message in new:
+                message.ack()
+        assert queue(connection.default_channel).get() is None
+    dropped = [r for r in caplog.records if "are dropped" in r.getMessage()]
+    assert [(r.name, r.levelname) for r in dropped] == [("kombu.channel", "WARNING")]
 
 
 def test_threads_share_channels_and_lose_nothing(url: str) -> None:

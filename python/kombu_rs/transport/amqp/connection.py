@@ -61,6 +61,7 @@ def _settings(
     read_timeout: float | None = None,
     write_timeout: float | None = None,
     socket_settings: dict[Any, Any] | None = None,
+    consumer_timeout: float | None = 1800,
     insist: bool = False,
     frame_handler: Any = None,
     frame_writer: Any = None,
@@ -92,6 +93,7 @@ def _settings(
         "read_timeout": read_timeout or None,
         "write_timeout": write_timeout or None,
         "socket_settings": _socket_settings(socket_settings),
+        "consumer_timeout": consumer_timeout or 0,
         **options,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -162,6 +164,9 @@ class Connection(_native.Transport, Replaceable):
             other method while the broker blocks publishers. Default: 30; 0: for ever.
         socket_settings: TCP options by their numbers in :mod:`socket`: ``TCP_KEEPIDLE``,
             ``TCP_KEEPINTVL``, ``TCP_KEEPCNT``, ``TCP_USER_TIMEOUT``.
+        consumer_timeout: seconds after which the broker closes the channel of a message that is not
+            acknowledged, as it is set there. After four fifths of it a warning is logged, to
+            ``kombu.channel``. 0 or None: no warnings. Default: 1800, RabbitMQ's.
 
     Raises:
         ValueError, TypeError: naming the argument that is wrong.

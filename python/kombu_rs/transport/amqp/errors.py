@@ -9,6 +9,8 @@ from ... import exceptions
 
 __all__ = ("LinkError", "from_core", "returned")
 
+#: In RabbitMQ's words when it has waited for an acknowledgement for too long.
+TIMED_OUT = "delivery acknowledgement"
 BASIC_CANCEL = (60, 30)
 BASIC_RETURN = (60, 50)
 
@@ -26,6 +28,9 @@ def from_core(
     kind: str, code: int, text: str, reply: tuple[str, tuple[int, int]] | None
 ) -> BaseException:
     """Return the exception for an error of the native core.
+
+    An error with the broker's own words says these; what it is about, such as the destination and
+    the ``message_id`` of a publish, is a note (``__notes__``), which tracebacks show.
 
     Arguments:
         kind: what happened, such as ``"connection"``.
@@ -63,9 +68,14 @@ def _by_code(
     of_channel = kind in ("channel", "closed")
     default = exceptions.ChannelError if of_channel else exceptions.ConnectionError
     words, method = reply or (text, None)
-    error = exceptions.error_for_code(code, words, method, default)
-    if reply is not None and hasattr(error, "add_note"):  # Python 3.11
-        error.add_note(text)
+    error: exceptions.AMQPError
+    if code == exceptions.PreconditionFailed.code and TIMED_OUT in words:
+        error = exceptions.ConsumerTimeout(words, method)
+    else:
+        error = exceptions.error_for_code(code, words, method, default)
+    if reply is not None:
+        # As `add_note` does it, which Python has since 3.11.
+        error.__dict__.setdefault("__notes__", []).append(text)
     return error
 
 

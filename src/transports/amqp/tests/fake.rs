@@ -44,6 +44,29 @@ impl Fake {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// Sends bytes while the client takes them; what it does not take.
+    pub(super) fn push(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
+        self.stream.set_write_timeout(Some(Duration::from_millis(600))).unwrap();
+        while let Ok(taken) = self.stream.write(&bytes) {
+            bytes.drain(..taken);
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        self.stream.set_write_timeout(None).unwrap();
+        bytes
+    }
+
+    /// The next bytes of the client.
+    pub(super) fn read(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.input);
+        let had = bytes.len();
+        bytes.resize(count.max(had), 0);
+        self.stream.read_exact(&mut bytes[had..]).unwrap();
+        self.input = bytes.split_off(count);
+        bytes
+    }
+
     /// Sends a method.
     pub(super) fn say(&mut self, channel: u16, class: AMQPClass) {
         let mut out = Vec::new();

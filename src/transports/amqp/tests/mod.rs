@@ -2,6 +2,7 @@
 
 mod fake;
 mod patience;
+mod pressure;
 mod strange;
 
 use crate::error::ErrorKind;
@@ -33,9 +34,13 @@ fn consumer(tag: &str) -> ConsumeOptions {
 }
 
 fn deliver(fake: &mut fake::Fake, wire_tag: &str, tag: u64, body: &str) {
+    fake.write(&delivery(1, wire_tag, tag, body));
+}
+
+fn delivery(channel: u16, wire_tag: &str, tag: u64, body: &str) -> Vec<u8> {
     let mut out = Vec::new();
-    fake::delivery(&mut out, 1, wire_tag, tag, body);
-    fake.write(&out);
+    fake::delivery(&mut out, channel, wire_tag, tag, body);
+    out
 }
 
 fn answer(tag: u64, multiple: bool, taken: bool) -> AMQPClass {
@@ -215,6 +220,10 @@ fn a_window_grows_by_another_registration_and_no_delivery_is_lost() {
             panic!("no consume")
         };
         assert!(consume.nowait);
+        let Some((1, AMQPClass::Basic(basic::AMQPMethod::Qos(_)))) = fake.method() else {
+            panic!("nothing to wait for")
+        };
+        fake.say(1, AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {})));
         deliver(&mut fake, consume.consumer_tag.as_str(), 2, "new");
         deliver(&mut fake, "stranger", 3, "for nobody");
         let frame = fake.frame();
