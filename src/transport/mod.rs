@@ -11,7 +11,7 @@ mod store;
 mod url;
 
 pub use amqp::{
-    Agreed, Amqp, AmqpConnection, ExchangeDeclaration, PublishOptions, Returned, Transaction,
+    Agreed, Amqp, AmqpConnection, ExchangeDeclaration, PublishOptions, Rest, Returned, Transaction,
 };
 pub use capability::{Capability, QueueOrder, Rules};
 pub use channel::{Channel, Connection, ConsumeOptions, Declared, Event};

@@ -55,12 +55,14 @@ pub(super) async fn publish(
     while from.0 < messages.len() {
         let enough = |at: usize| at - from.0 >= WINDOW / 2 || ends[at] - from.1 >= CHUNK;
         let last = (from.0..messages.len()).find(|&at| enough(at)).unwrap_or(messages.len() - 1);
-        send(session, state, &frames[from.1..ends[last]], || {
+        let all = send(session, state, &frames[from.1..ends[last]], || {
             if confirming {
                 register(state, &batch, &messages[from.0..=last], from.0, options);
             }
         })?;
-        session.flush().await?;
+        if !all {
+            session.flush().await?;
+        }
         from = (last + 1, ends[last]);
         if confirming && from.0 < messages.len() {
             confirmed(session, &batch, WINDOW / 2, limit).await?;
@@ -69,13 +71,14 @@ pub(super) async fn publish(
     if confirming { confirmed(session, &batch, 0, limit).await } else { Ok(()) }
 }
 
-/// Sends frames of publishes, so that their numbers are in the order in which they are sent.
+/// Sends frames of publishes, so that their numbers are in the order in which they are sent; whether
+/// the kernel has taken all of them.
 fn send(
     session: &Session,
     state: &ChannelState,
     frames: &[u8],
     number: impl FnOnce(),
-) -> Result<()> {
+) -> Result<bool> {
     let _in_order = state.in_order.lock();
     if let Some(end) = state.ended() {
         return Err(session.ended(&end, "a publish"));

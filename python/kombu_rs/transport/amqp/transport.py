@@ -6,7 +6,7 @@ from typing import Any
 
 from ...utils.amq_manager import get_manager
 from .. import base
-from ..native import CONNECTION_OPTIONS
+from ..native import CONNECTION_OPTIONS, as_it_is
 from .connection import Connection
 
 __all__ = ("SSLTransport", "Transport")
@@ -25,6 +25,10 @@ class Transport(base.Transport):
     """
 
     Connection = Connection
+
+    # What native code goes around unless a derived class, or an object, has its own.
+    _gone_around = frozenset({"drain_events", "verify_connection"})
+    _native_class: type
 
     default_port = DEFAULT_PORT
     default_ssl_port = DEFAULT_SSL_PORT
@@ -166,6 +170,9 @@ class Transport(base.Transport):
     def get_manager(self, *args: Any, **kwargs: Any) -> Any:
         """RabbitMQ's management API: see :func:`kombu_rs.utils.amq_manager.get_manager`."""
         return get_manager(self.client, *args, **kwargs)
+
+
+Transport._native_class = as_it_is(Transport)
 
 
 class SSLTransport(Transport):
