@@ -262,12 +262,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a measurement")
     parser.add_argument("--broker", action="append", choices=list(CASES), help="only this one")
+    parser.add_argument("--workload", action="append", help="only this one")
     parser.add_argument("--output", type=Path, default=ROOT / "benches" / "RESULTS.md")
     a = parser.parse_args()
     rows = [
         Row(broker, workload, body)
         for broker in a.broker or CASES
         for workload in CASES[broker]
+        if workload in (a.workload or CASES[broker])
         for body in BODIES
         if not (workload.startswith(("celery", "connections")) and body > 1000)
     ]
