@@ -1,6 +1,8 @@
 //! What the core costs without an interpreter: `cargo bench --bench core [NAME]`.
 //!
-//! Names: `envelope`, `json`, `url`, `routing`, `resp`, `memory`, `client`.
+//! Names: `envelope`, `json`, `url`, `routing`, `resp`, `memory`, `client`, `amqp`. The last one beside
+//! lapin, on the RabbitMQ that `KOMBU_RS_TEST_RABBITMQ` names; without that it is left out. One is started
+//! by `PYTHONPATH=tests .venv/bin/python -m servers.serve rabbitmq -- cargo bench --bench core amqp`.
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -14,7 +16,7 @@ use kombu_rs::routing;
 use kombu_rs::transport::{Channel, Connection, ConsumeOptions, Url, schemes};
 use kombu_rs::virt;
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// The headers of a task message as Celery sends it.
@@ -224,5 +226,126 @@ fn clients(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, envelopes, texts, urls, routes, replies, memory, clients);
+/// Messages of a turn: as many as are in flight.
+const WINDOW: usize = 100;
+
+fn amqp(c: &mut Criterion) {
+    let Ok(server) = std::env::var("KOMBU_RS_TEST_RABBITMQ") else { return };
+    let mut group = c.benchmark_group("amqp");
+    group.throughput(Throughput::Elements(WINDOW as u64));
+    ours(&server, &mut group);
+    lapins(&server, &mut group);
+    group.finish();
+}
+
+type Group<'a> = criterion::BenchmarkGroup<'a, criterion::measurement::WallTime>;
+
+fn ours(server: &str, group: &mut Group<'_>) {
+    let queue: Name = format!("bench-{}", kombu_rs::io::identity::unique()).into();
+    let mut options = schemes::Options::new();
+    options.insert("confirm_publish".into(), true.into());
+    let url = Url::parse(server).expect("a URL");
+    let connection = schemes::connect(&url, &options).expect("options").expect("AMQP");
+    let channel = task::run(connection.open_channel()).expect("open a channel");
+    let declared = Queue { name: queue.clone(), auto_delete: true, ..Queue::default() };
+    task::run(channel.queue_declare(&declared, false)).expect("declare");
+    let mut message = message(200, &queue);
+    message.properties.priority = None;
+    let publish = || task::run(channel.publish(vec![message.clone(); WINDOW])).expect("publish");
+
+    group.bench_function("publish 100, confirmed/kombu-rs", |b| b.iter(publish));
+    task::run(channel.queue_purge(&queue)).expect("purge");
+    task::run(consume(&*channel, &queue, WINDOW as u32)).expect("consume");
+    group.bench_function("publish 100, confirmed, consume and ack/kombu-rs", |b| {
+        b.iter(|| {
+            publish();
+            for _ in 0..WINDOW {
+                let event = task::run(connection.next()).expect("an event");
+                task::run(channel.ack(&event.delivery.claim.tag, false)).expect("ack");
+            }
+        });
+    });
+}
+
+fn lapins(server: &str, group: &mut Group<'_>) {
+    use lapin::options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+        ConfirmSelectOptions, QueueDeclareOptions, QueuePurgeOptions,
+    };
+    use lapin::types::{FieldTable, ShortString};
+
+    let queue = ShortString::from(format!("bench-{}", kombu_rs::io::identity::unique()));
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime");
+    let (_connection, channel) = runtime.block_on(async {
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(server, properties).await.expect("connect");
+        let channel = connection.create_channel().await.expect("open a channel");
+        let select = channel.confirm_select(ConfirmSelectOptions::default());
+        select.await.expect("confirm.select");
+        let options = QueueDeclareOptions { auto_delete: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.clone(), options, FieldTable::default());
+        declared.await.expect("declare");
+        channel.basic_qos(WINDOW as u16, BasicQosOptions::default()).await.expect("qos");
+        (connection, channel)
+    });
+    let mut headers = FieldTable::default();
+    let told: serde_json::Value = serde_json::from_str(HEADERS).expect("JSON");
+    for (name, value) in told.as_object().expect("an object") {
+        if let Some(text) = value.as_str() {
+            headers.insert(name.as_str().into(), lapin::types::AMQPValue::LongString(text.into()));
+        }
+    }
+    let properties = lapin::BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_content_encoding("utf-8".into())
+        .with_headers(headers)
+        .with_delivery_mode(2);
+    let body = [b'x'; 200];
+    let publish = || {
+        runtime.block_on(async {
+            let mut confirms = Vec::with_capacity(WINDOW);
+            for _ in 0..WINDOW {
+                let options = BasicPublishOptions::default();
+                let (key, properties) = (queue.clone(), properties.clone());
+                let sent = channel.basic_publish("".into(), key, options, &body, properties);
+                confirms.push(sent.await.expect("publish"));
+            }
+            for confirm in confirms {
+                confirm.await.expect("a confirm");
+            }
+        });
+    };
+
+    group.bench_function("publish 100, confirmed/lapin", |b| b.iter(publish));
+    let (acked, wait) = mpsc::channel();
+    runtime.block_on(async {
+        let purge = channel.queue_purge(queue.clone(), QueuePurgeOptions::default());
+        purge.await.expect("purge");
+        let options = BasicConsumeOptions::default();
+        let consumer =
+            channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default());
+        consumer.await.expect("consume").set_delegate(
+            move |delivery: lapin::message::DeliveryResult| {
+                let acked = acked.clone();
+                async move {
+                    if let Ok(Some(delivery)) = delivery {
+                        delivery.ack(BasicAckOptions::default()).await.expect("ack");
+                        let _ = acked.send(()); // the bench may be over
+                    }
+                }
+            },
+        );
+    });
+    group.bench_function("publish 100, confirmed, consume and ack/lapin", |b| {
+        b.iter(|| {
+            publish();
+            for _ in 0..WINDOW {
+                wait.recv().expect("an event");
+            }
+        });
+    });
+}
+
+criterion_group!(benches, envelopes, texts, urls, routes, replies, memory, clients, amqp);
 criterion_main!(benches);

@@ -1,7 +1,7 @@
 """Measures kombu-rs against stock Kombu in one run and writes benches/RESULTS.md.
 
 Each measurement is a process of its own; the two implementations take turns (A B A B), the median
-of each counts. The Redis server is started here and is the same for both.
+of each counts. The servers are started here and are the same for both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from servers.rabbitmq import RabbitMQServer  # noqa: E402
 from servers.redis import RedisServer  # noqa: E402
 
 IMPLEMENTATIONS = ("kombu", "kombu_rs")
@@ -33,10 +35,23 @@ CASES = {
     "redis": (
         "publish-named",
         "publish-default",
+        "publish-batch-named",
+        "publish-batch-default",
         "consume-ack",
         "round-trip",
         "celery-delay",
         "celery-worker",
+    ),
+    "rabbitmq": (
+        "publish-named",
+        "publish-default",
+        "publish-confirmed",
+        "consume-ack",
+        "round-trip",
+        "celery-delay",
+        "celery-worker",
+        "celery-worker-prefetch-4",
+        "connections",
     ),
     "sqlite": ("publish-named", "publish-default", "consume-ack", "round-trip"),
 }
@@ -63,10 +78,17 @@ class Row:
 class Runner:
     """Knows the two interpreters and where the brokers are."""
 
-    def __init__(self, pythons: dict[str, Path], seconds: float, redis: RedisServer) -> None:
+    def __init__(
+        self,
+        pythons: dict[str, Path],
+        seconds: float,
+        redis: RedisServer | None,
+        rabbitmq: RabbitMQServer | None,
+    ) -> None:
         self.pythons = pythons
         self.seconds = seconds
         self.redis = redis
+        self.rabbitmq = rabbitmq
 
     def once(self, implementation: str, workload: str, *arguments: str) -> dict[str, Any]:
         """One measurement; raises RuntimeError with the end of its output."""
@@ -88,15 +110,37 @@ class Runner:
             raise RuntimeError(done.stderr.strip()[-2000:])
         return json.loads(done.stdout.strip().splitlines()[-1])
 
+    def servers(self) -> list[str]:
+        """The servers and their versions."""
+        found = []
+        if self.redis:
+            version = subprocess.run(
+                ["redis-server", "--version"], capture_output=True, text=True, check=False
+            ).stdout.split("v=")[-1]
+            found.append(f"Redis {version.split()[0]} (nothing written to disk)")
+        if self.rabbitmq:
+            found.append(f"RabbitMQ {self.rabbitmq.api('GET', 'overview')['rabbitmq_version']}")
+        return found or ["no server"]
+
+    @contextmanager
+    def empty(self, broker: str) -> Iterator[str]:
+        """The URL of a broker without messages."""
+        if broker == "redis" and self.redis:
+            self.redis.command("FLUSHALL")
+            yield self.redis.url()
+        elif broker == "rabbitmq" and self.rabbitmq:
+            vhost = self.rabbitmq.new_vhost()
+            yield self.rabbitmq.url(vhost)
+            self.rabbitmq.delete_vhost(vhost)
+        elif broker == "sqlite":
+            with tempfile.TemporaryDirectory(prefix="kombu-rs-bench-") as folder:
+                yield f"sqla+sqlite:///{folder}/broker.sqlite"
+        else:
+            yield "memory://"
+
     def measure(self, row: Row, implementation: str) -> None:
         """Adds one measurement to a row, on an empty broker."""
-        with tempfile.TemporaryDirectory(prefix="kombu-rs-bench-") as folder:
-            url = {
-                "memory": "memory://",
-                "redis": self.redis.url(),
-                "sqlite": f"sqla+sqlite:///{folder}/broker.sqlite",
-            }[row.broker]
-            self.redis.command("FLUSHALL")
+        with self.empty(row.broker) as url:
             try:
                 row.got[implementation].append(
                     self.once(
@@ -136,9 +180,6 @@ def cpu_model() -> str:
 def report(rows: list[Row], runner: Runner, rounds: int, imports: Row) -> str:
     """The whole of RESULTS.md."""
     info = {name: runner.once(name, "versions") for name in IMPLEMENTATIONS}
-    server = subprocess.run(
-        ["redis-server", "--version"], capture_output=True, text=True, check=False
-    ).stdout.split("v=")[-1]
     lines = [
         "# Figures against stock Kombu",
         "",
@@ -147,14 +188,15 @@ def report(rows: list[Row], runner: Runner, rounds: int, imports: Row) -> str:
         f" load average at the end {os.getloadavg()[0]:.1f}",
         f"- Stock: {', '.join(f'{k} {v}' for k, v in info['kombu'].items())}",
         f"- Ours: {', '.join(f'{k} {v}' for k, v in info['kombu_rs'].items())}",
-        f"- Redis server {server.split()[0] if server else '?'} on the same machine, over TCP,"
-        " nothing written to disk",
+        f"- {', '.join(runner.servers())} on the same machine, over TCP",
         f"- {rounds} rounds, the implementations taking turns, each measurement a process of its"
         f" own of about {runner.seconds:g} s; medians",
         "",
         "Written by `make bench`. Rates are messages a second in one thread; CPU is seconds of the"
         " measured process (user and system) per 1,000 messages; ratios say how many times better"
-        " ours is. Consuming is with prefetch 100 and one ack a message. The SQLite files are on"
+        " ours is. Consuming is with prefetch 100 and one ack a message. Batches are of 1,000"
+        " messages; `publish-confirmed` is one of 100 whose messages the broker confirms, which"
+        " Kombu publishes one by one. The SQLite files are on"
         " the temporary folder's file system with each implementation's own defaults: Kombu's"
         " sync every transaction to disk, ours write ahead and do not (`synchronous` in the"
         " transport options does).",
@@ -193,6 +235,12 @@ def report(rows: list[Row], runner: Runner, rounds: int, imports: Row) -> str:
                 for n in IMPLEMENTATIONS
             ]
             lines.append(f"| {row.broker} | {row.body} | {cells[0]} | {cells[1]} |")
+    memory = [row for row in rows if row.workload == "connections"]
+    if memory:
+        lines += ["", "## memory per connection", ""]
+    for row in memory:
+        cells = (f"{n} {figure(row.median(n, 'kib'))} KiB" for n in IMPLEMENTATIONS)
+        lines.append(f"- {row.broker}, with a channel: {', '.join(cells)}")
     lines += ["", "## import of the public names", ""]
     for name in IMPLEMENTATIONS:
         rate = imports.median(name, "rate")
@@ -214,19 +262,26 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a measurement")
     parser.add_argument("--broker", action="append", choices=list(CASES), help="only this one")
+    parser.add_argument("--workload", action="append", help="only this one")
     parser.add_argument("--output", type=Path, default=ROOT / "benches" / "RESULTS.md")
     a = parser.parse_args()
     rows = [
         Row(broker, workload, body)
         for broker in a.broker or CASES
         for workload in CASES[broker]
+        if workload in (a.workload or CASES[broker])
         for body in BODIES
-        if not (workload.startswith("celery") and body > 1000)
+        if not (workload.startswith(("celery", "connections")) and body > 1000)
     ]
     imports = Row("-", "import", 0)
     with ExitStack() as stack:
-        redis = stack.enter_context(RedisServer())
-        runner = Runner({"kombu": a.stock, "kombu_rs": a.ours}, a.seconds, redis)
+        brokers = {row.broker for row in rows}
+        runner = Runner(
+            {"kombu": a.stock, "kombu_rs": a.ours},
+            a.seconds,
+            stack.enter_context(RedisServer()) if "redis" in brokers else None,
+            stack.enter_context(RabbitMQServer()) if "rabbitmq" in brokers else None,
+        )
         for _ in range(max(a.rounds, 5)):
             for name in IMPLEMENTATIONS:
                 imports.got[name].append(runner.once(name, "import"))

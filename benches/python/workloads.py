@@ -26,11 +26,20 @@ MOST_MESSAGES = 50_000
 MOST_BYTES = 100_000_000
 
 
+#: Messages of a batch that the broker confirms together, where it can.
+WINDOW = 100
+#: Connections whose memory is measured.
+CONNECTIONS = 100
+
+
 class Bench:
     """A connection, a queue and a body."""
 
-    def __init__(self, kombu: Any, url: str, body: int, exchange: str) -> None:
-        self.connection = kombu.Connection(url)
+    def __init__(
+        self, kombu: Any, url: str, body: int, exchange: str, *, confirm: bool = False
+    ) -> None:
+        options = {"confirm_publish": True} if confirm else {}
+        self.connection = kombu.Connection(url, transport_options=options)
         self.channel = self.connection.default_channel
         name = f"bench-{os.getpid()}"
         self.exchange = kombu.Exchange(exchange and name, type="direct", durable=True)
@@ -48,6 +57,11 @@ class Bench:
         publish, body, exchange, key = self.producer.publish, self.body, self.exchange, self.name
         for _ in range(count):
             publish(body, exchange=exchange, routing_key=key)
+
+    def publish_batches(self, count: int, size: int) -> None:
+        """Publishes `count` messages with `Producer.batch`, `size` together."""
+        with self.producer.batch(max_size=size):
+            self.publish(count)
 
     def consume(self, count: int) -> None:
         """Consumes and acknowledges `count` messages."""
@@ -101,6 +115,56 @@ def publish(kombu: Any, url: str, body: int, seconds: float, exchange: str) -> d
     bench.drop()
     bench.connection.release()
     return result
+
+
+def publish_batch(
+    kombu: Any, url: str, body: int, seconds: float, exchange: str, *, confirm: bool = False
+) -> dict[str, float]:
+    """Producer.batch: 1,000 messages together; those that a broker confirms, 100."""
+    bench = Bench(kombu, url, body, exchange, confirm=confirm)
+
+    def work(count: int) -> None:
+        bench.publish_batches(count, WINDOW if confirm else 1000)
+
+    count = fitting(work, seconds, body)
+    bench.drop()
+    result = measured(lambda: work(count), count)
+    bench.drop()
+    bench.connection.release()
+    return result
+
+
+def connection_memory(kombu: Any, url: str, body: int, seconds: float) -> dict[str, float]:
+    """Memory (resident) of connections with one channel each, and a message published on it."""
+    bench = Bench(kombu, url, body, "")
+    bench.publish(1)
+
+    def resident() -> int:
+        with open("/proc/self/statm") as numbers:
+            return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def connect() -> Any:
+        connection = kombu.Connection(url)
+        producer = kombu.Producer(connection.default_channel)
+        producer.publish(bench.body, exchange=bench.exchange, routing_key=bench.name)
+        return connection
+
+    connections = [connect()]
+    before = resident()
+    wall, cpu = time.perf_counter(), time.process_time()
+    connections += [connect() for _ in range(CONNECTIONS)]
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    kib = (resident() - before) / CONNECTIONS / 1024
+    for connection in connections:
+        connection.release()
+    bench.drop()
+    bench.connection.release()
+    return {
+        "rate": CONNECTIONS / wall,
+        "cpu": cpu / CONNECTIONS * 1000,
+        "count": CONNECTIONS,
+        "kib": kib,
+    }
 
 
 def consume(kombu: Any, url: str, body: int, seconds: float) -> dict[str, float]:
@@ -166,7 +230,6 @@ def celery_app(kombu: Any, url: str) -> Any:
     app.conf.update(
         task_ignore_result=True,
         task_default_queue=f"bench-{os.getpid()}",
-        worker_prefetch_multiplier=PREFETCH,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
@@ -195,9 +258,12 @@ def celery_delay(kombu: Any, url: str, body: int, seconds: float) -> dict[str, f
     return result
 
 
-def celery_worker(kombu: Any, url: str, body: int, seconds: float) -> dict[str, float]:
+def celery_worker(
+    kombu: Any, url: str, body: int, seconds: float, prefetch: int = PREFETCH
+) -> dict[str, float]:
     """A Celery worker with the solo pool and tasks that do nothing, from its first to its last."""
     app = celery_app(kombu, url)
+    app.conf.worker_prefetch_multiplier = prefetch
     from celery.worker import state
 
     count = int(1500 * seconds)
@@ -234,10 +300,15 @@ def celery_worker(kombu: Any, url: str, body: int, seconds: float) -> dict[str, 
 WORKLOADS: dict[str, Callable[[Any, str, int, float], dict[str, float]]] = {
     "publish-named": lambda *a: publish(*a, exchange="named"),
     "publish-default": lambda *a: publish(*a, exchange=""),
+    "publish-batch-named": lambda *a: publish_batch(*a, exchange="named"),
+    "publish-batch-default": lambda *a: publish_batch(*a, exchange=""),
+    "publish-confirmed": lambda *a: publish_batch(*a, exchange="", confirm=True),
+    "connections": connection_memory,
     "consume-ack": consume,
     "round-trip": roundtrip,
     "celery-delay": celery_delay,
     "celery-worker": celery_worker,
+    "celery-worker-prefetch-4": lambda *a: celery_worker(*a, prefetch=4),
 }
 
 
@@ -269,7 +340,7 @@ def versions(name: str, kombu: Any) -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0], name: kombu.__version__}
-    for package in ("celery", "redis", "sqlalchemy"):
+    for package in ("celery", "redis", "amqp", "sqlalchemy"):
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found

@@ -96,8 +96,8 @@ class _KombuFinder:
             del sys.modules[name]
         own = importlib.util.find_spec(name)
         if own is None:
-            # As for any missing module. No other finder finds it either: they look where the alias of
-            # its package says, which is here.
+            # As for any missing module. No other finder finds it either: they look where the alias
+            # of its package says, which is here.
             return None
         loader: Any = _SharedModule(name, own)
         spec = importlib.machinery.ModuleSpec(fullname, loader, origin=own.origin)

@@ -61,6 +61,9 @@ class Producer(_native.Producer):
     # The connection, when the producer was made from one.
     __connection__: Any = None
 
+    # The copy of the exchange that was made when the producer got a channel.
+    _own_exchange: Any = None
+
     # What native code does not call by name unless a derived class has its own, and the class that
     # has the native ones.
     _gone_around = frozenset({"_publish", "_prepare", "_delivery_details", "channel"})
@@ -317,7 +320,10 @@ class Producer(_native.Producer):
         self._channel = channel
         if not isinstance(channel, ChannelPromise):
             self._listen_for_returns(channel)
-        self.exchange = self.exchange(channel)
+        if self.exchange is self._own_exchange:
+            self._own_exchange.revive(channel)  # a producer of a pool does this for each message
+        else:
+            self.exchange = self._own_exchange = self.exchange(channel)
 
     def __enter__(self) -> Self:
         return self

@@ -258,16 +258,18 @@ impl<D: Decoder> Link<D> {
         let deadline = sent + patience;
         let receiver = Receiver::Told(Vec::with_capacity(replies), told);
         let entry = Entry { lane: 0, expect: Expect::Count(replies), sent, deadline, receiver };
-        self.submit(data, Some(entry))?;
-        self.flush(deadline).await
+        match self.submit(data, Some(entry))? {
+            true => Ok(()),
+            false => self.flush(deadline).await,
+        }
     }
 
-    /// Sends `data`, which is not answered, as far as the socket takes it now; [`Link::flush`] waits
-    /// for the rest.
+    /// Sends `data`, which is not answered, as far as the socket takes it now. `false` when something is
+    /// left, for which [`Link::flush`] waits.
     ///
     /// # Errors
     /// `Connection` when the link is lost.
-    pub fn post(&self, data: &[u8]) -> Result<()> {
+    pub fn post(&self, data: &[u8]) -> Result<bool> {
         self.submit(data, None)
     }
 
@@ -279,7 +281,8 @@ impl<D: Decoder> Link<D> {
         poll_fn(|cx| self.poll_flush(cx, deadline)).await
     }
 
-    fn submit(&self, data: &[u8], entry: Option<Entry<D::Event>>) -> Result<()> {
+    /// Sends as far as the socket takes it; whether nothing is left.
+    fn submit(&self, data: &[u8], entry: Option<Entry<D::Event>>) -> Result<bool> {
         let lost = |entry: Option<Entry<D::Event>>| entry.and_then(|entry| entry.receiver.lost());
         let mut state = match self.state() {
             Ok(state) => state.lock(),
@@ -299,7 +302,7 @@ impl<D: Decoder> Link<D> {
             wake_all(wakers);
             return Err(error_of(self, &error));
         }
-        Ok(())
+        Ok(state.has_left())
     }
 
     /// Pending until everything has left for the kernel.

@@ -271,7 +271,7 @@ fn a_protocol_may_answer_and_end_the_link() {
     let got = theirs.read(&mut room).unwrap();
     // What `idle` says comes behind; it has seen what was moved before.
     assert_eq!(&room[..got], b"answer\n7 2\n".as_slice());
-    link.post(b"posted\n").unwrap();
+    assert!(link.post(b"posted\n").unwrap());
     run(link.flush(Instant::now() + PATIENCE)).unwrap();
     let waiting = link.request(b"z\n", Expect::Count(1), PATIENCE);
     theirs.write_all(b"?\n$\n").unwrap();

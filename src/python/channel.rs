@@ -12,7 +12,7 @@ use crate::transport::{self, ConsumeOptions, Event};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PySet};
+use pyo3::types::{PyDict, PyInt, PySet};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -93,6 +93,16 @@ impl Channel {
         tag: &Bound<'_, PyAny>,
         multiple: bool,
     ) -> PyResult<()> {
+        if let Some(amqp) = self.inner.amqp()
+            && !multiple
+            && tag.is_exact_instance_of::<PyInt>()
+            && let Ok(number) = tag.extract()
+        {
+            return match py.detach(|| amqp.begin_ack(number)) {
+                Some(rest) => self.run(py, rest),
+                None => Ok(()),
+            };
+        }
         let tag = tag_text(tag)?;
         self.run(py, self.inner.ack(&tag, multiple))
     }
@@ -303,7 +313,7 @@ impl Channel {
 
     /// Consumer tags whose messages need no acknowledgement.
     #[getter]
-    fn no_ack_consumers(&self, py: Python<'_>) -> Py<PySet> {
+    pub(super) fn no_ack_consumers(&self, py: Python<'_>) -> Py<PySet> {
         self.no_ack_consumers.clone_ref(py)
     }
 

@@ -561,19 +561,22 @@ impl Message {
         let py = slf.py();
         let this = slf.get();
         let channel = this.channel(py).into_bound(py);
-        if !channel.is_none() {
-            let no_ack = channel.getattr(intern!(py, "no_ack_consumers"))?;
-            if !no_ack.is_none() && no_ack.len()? > 0 {
-                let info = this.delivery_info(py)?.into_bound(py);
-                let tag = info.call_method1(intern!(py, "get"), (intern!(py, "consumer_tag"),))?;
-                if !tag.is_none() && no_ack.contains(tag)? {
-                    return Ok(());
-                }
+        let native = Channel::native(&channel);
+        let no_ack = match native {
+            Some(native) => native.get().no_ack_consumers(py).into_bound(py).into_any(),
+            None if channel.is_none() => py.None().into_bound(py),
+            None => channel.getattr(intern!(py, "no_ack_consumers"))?,
+        };
+        if !no_ack.is_none() && no_ack.len()? > 0 {
+            let info = this.delivery_info(py)?.into_bound(py);
+            let tag = info.call_method1(intern!(py, "get"), (intern!(py, "consumer_tag"),))?;
+            if !tag.is_none() && no_ack.contains(tag)? {
+                return Ok(());
             }
         }
         let channel = Self::unsettled(slf)?;
         let tag = this.delivery_tag(py);
-        match Channel::native(&channel) {
+        match native {
             Some(native) => native.get().settle_ack(py, tag.bind(py), multiple)?,
             None => {
                 let kwargs = PyDict::new(py);

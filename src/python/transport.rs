@@ -199,6 +199,11 @@ impl Transport {
         self.plain.holds(class)
     }
 
+    /// Whether a live link is there, as far as known without asking.
+    pub(super) fn is_connected(&self) -> bool {
+        self.inner.is_connected()
+    }
+
     /// To be called before the core may have to make a link: asks for user and password anew where
     /// they change. The core cannot ask: it may be the keeper that connects.
     pub(super) fn before_use(slf: &Bound<'_, Self>) -> PyResult<()> {

@@ -4,6 +4,8 @@ use super::{AmqpCounters, Channel, Connection, ConsumeOptions, Event, Held};
 use crate::error::Result;
 use crate::model::{Json, Message, Name};
 use async_trait::async_trait;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,9 +83,16 @@ pub trait AmqpConnection: Connection {
     fn returned(&self) -> Option<(u64, Returned)>;
 }
 
+/// What is left to do of an operation.
+pub type Rest<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
 /// See the module.
 #[async_trait]
 pub trait Amqp: Channel {
+    /// [`Channel::ack`] of one delivery, which nearly always is done at once, without a future: there is
+    /// an acknowledgement for each message. `None` then; otherwise what is to be waited for.
+    fn begin_ack(&self, tag: u64) -> Option<Rest<'_>>;
+
     /// `basic.publish`. In confirm mode it returns when the broker has confirmed all messages.
     async fn publish_with(&self, messages: Vec<Message>, options: PublishOptions) -> Result<()>;
 

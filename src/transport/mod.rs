@@ -13,7 +13,7 @@ mod tls_draft;
 mod url;
 
 pub use amqp::{
-    Agreed, Amqp, AmqpConnection, ExchangeDeclaration, PublishOptions, Returned, Transaction,
+    Agreed, Amqp, AmqpConnection, ExchangeDeclaration, PublishOptions, Rest, Returned, Transaction,
 };
 pub use capability::{Capability, QueueOrder, Rules};
 pub use channel::{Channel, Connection, ConsumeOptions, Declared, Event};

@@ -1,7 +1,7 @@
 """Channels that are open when the interpreter ends: what they have not acknowledged goes back.
 
-Stock Kombu does it for its virtual channels. Without it a program that ends by an exception would hide
-its messages from others until their claims expire.
+Stock Kombu does it for its virtual channels. Without it a program that ends by an exception would
+hide its messages from others until their claims expire.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _see_to_the_end(*_: object) -> None:
 
 
 _see_to_the_end()
-# A child's finalizers are its own, and multiprocessing begins by clearing them. Of the channels that
-# it inherits only what it has received itself goes back.
+# A child's finalizers are its own, and multiprocessing begins by clearing them. Of the channels
+# that it inherits only what it has received itself goes back.
 os.register_at_fork(after_in_child=_see_to_the_end)
 register_after_fork(_see_to_the_end, _see_to_the_end)

@@ -130,6 +130,15 @@ class Replaceable:
         return any(getattr(cls, name, None) is not getattr(own, name) for name in names)
 
 
+def as_it_is(cls: Any) -> type:
+    """A class with what ``cls`` has now of what native code goes around.
+
+    As ``_native_class`` it tells when a program replaces a method of ``cls`` itself, too.
+    """
+    names = (*cls._gone_around, "_gone_around")
+    return type(cls.__name__, (), {name: getattr(cls, name) for name in names})
+
+
 class Channel(_native.Channel, Replaceable, base.StdChannel):  # type: ignore[misc]
     """A channel of a native transport."""
 

@@ -196,7 +196,10 @@ pub(super) fn read(payload: &[u8]) -> Result<(Message, u64)> {
     let mut extra = Members::default();
     if has(DELIVERY_MODE) {
         let mode = reader.u8()?;
-        extra.put("delivery_mode", |out| drop(write!(out, "{mode}")));
+        extra.put("delivery_mode", |out| match mode {
+            0..10 => out.push(b'0' + mode),
+            _ => drop(write!(out, "{mode}")),
+        });
     }
     if has(PRIORITY) {
         message.properties.priority = Some(i64::from(reader.u8()?));
@@ -237,7 +240,12 @@ struct Members(Vec<u8>);
 
 impl Members {
     fn put(&mut self, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
-        let _ = write!(self.0, "{}\"{name}\": ", if self.0.is_empty() { "{" } else { ", " });
+        if self.0.is_empty() {
+            self.0.reserve(64); // most messages have few, and short ones
+        }
+        self.0.extend_from_slice(if self.0.is_empty() { b"{\"" } else { b", \"" });
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\": ");
         value(&mut self.0);
     }
 

@@ -142,6 +142,9 @@ pub enum Settle {
     Discard,
 }
 
+/// Bytes of what [`settle`] appends.
+pub const SETTLE_LENGTH: usize = 13 + OVERHEAD;
+
 /// Appends `basic.ack` or `basic.nack` for a delivery, or for all up to it (`multiple`; 0: all).
 pub fn settle(channel: u16, tag: u64, multiple: bool, how: Settle, out: &mut Vec<u8>) {
     let (method, bits) = match how {

@@ -14,7 +14,7 @@ use crate::model::{Delivery, Exchange, ExchangeKind, Json, Message, Name, Queue}
 use crate::protocol::amqp::encode::{self, Settle, arguments, name};
 use crate::protocol::amqp::{AMQPClass, Event, Head, basic, channel, confirm, exchange, queue, tx};
 use crate::transport::{
-    self, Amqp, ConsumeOptions, Declared, ExchangeDeclaration, PublishOptions, Returned,
+    self, Amqp, ConsumeOptions, Declared, ExchangeDeclaration, PublishOptions, Rest, Returned,
     Transaction,
 };
 use async_trait::async_trait;
@@ -514,6 +514,31 @@ impl transport::Channel for Channel {
 
 #[async_trait]
 impl Amqp for Channel {
+    fn begin_ack(&self, tag: u64) -> Option<Rest<'_>> {
+        let open = self.opened().filter(|_| !self.closed.load(Ordering::Acquire));
+        let settled = open.filter(|open| open.state.settle_one(tag));
+        let Some(open) = settled else {
+            // Closed, lost or unknown.
+            return Some(Box::pin(async move {
+                self.settle(&tag.to_string(), false, Settle::Ack).await
+            }));
+        };
+        open.session.board.counters.acked.add(1);
+        let mut frame = Vec::with_capacity(encode::SETTLE_LENGTH);
+        open.state.encode(tag, Settle::Ack, &mut frame);
+        match open.session.link().post(&frame) {
+            Ok(true) => None,
+            Ok(false) => Some(Box::pin(async move {
+                let flushed = open.session.flush().await;
+                flushed.or_else(|error| self.stale(&tag.to_string(), error))
+            })),
+            Err(error) => {
+                let error = open.session.lost(error);
+                Some(Box::pin(async move { self.stale(&tag.to_string(), error) }))
+            }
+        }
+    }
+
     async fn publish_with(&self, messages: Vec<Message>, options: PublishOptions) -> Result<()> {
         let open = self.here().await?;
         publish::publish(&open.session, &open.state, &messages, options).await

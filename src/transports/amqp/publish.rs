@@ -55,13 +55,13 @@ pub(super) async fn publish(
     while from.0 < messages.len() {
         let enough = |at: usize| at - from.0 >= WINDOW / 2 || ends[at] - from.1 >= CHUNK;
         let last = (from.0..messages.len()).find(|&at| enough(at)).unwrap_or(messages.len() - 1);
-        send(session, state, &frames[from.1..ends[last]], || {
+        let all = send(session, state, &frames[from.1..ends[last]], || {
             if confirming {
                 register(state, &batch, &messages[from.0..=last], from.0, options);
             }
         })?;
         session.board.counters.published.add(last + 1 - from.0);
-        if timeout_at(limits.all, session.flush()).await.transpose()?.is_none() {
+        if !all && timeout_at(limits.all, session.flush()).await.transpose()?.is_none() {
             return Err(limits.passed(session, "been taken"));
         }
         from = (last + 1, ends[last]);
@@ -72,13 +72,14 @@ pub(super) async fn publish(
     if confirming { confirmed(session, &batch, messages, 0, &limits).await } else { Ok(()) }
 }
 
-/// Sends frames of publishes, so that their numbers are in the order in which they are sent.
+/// Sends frames of publishes, so that their numbers are in the order in which they are sent; whether
+/// the kernel has taken all of them.
 fn send(
     session: &Session,
     state: &ChannelState,
     frames: &[u8],
     number: impl FnOnce(),
-) -> Result<()> {
+) -> Result<bool> {
     let _in_order = state.in_order.lock();
     if let Some(end) = state.ended() {
         return Err(session.ended(&end, "a publish"));

@@ -143,8 +143,10 @@ impl Session {
         if data.is_empty() {
             return Ok(());
         }
-        self.link.post(data).map_err(|error| self.lost(error))?;
-        self.flush().await
+        match self.link.post(data).map_err(|error| self.lost(error))? {
+            true => Ok(()),
+            false => self.flush().await,
+        }
     }
 
     /// Waits until everything is with the kernel.

@@ -266,6 +266,21 @@ impl ChannelState {
         ToSettle { tags, base: self.base, together }
     }
 
+    /// Takes one delivery out of the ledger; whether it was there.
+    pub(super) fn settle_one(&self, tag: u64) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(held) = inner.ledger.remove(&tag) else { return false };
+        inner.consumed -= usize::from(held.consumed);
+        drop(inner);
+        self.news.notify();
+        true
+    }
+
+    /// The frame that settles one delivery.
+    pub(super) fn encode(&self, tag: u64, how: Settle, out: &mut Vec<u8>) {
+        encode::settle(self.number, tag - self.base, false, how, out);
+    }
+
     /// The tags of the ledger, oldest first.
     pub(super) fn unsettled(&self) -> Vec<Name> {
         self.inner.lock().ledger.keys().map(|tag| tag.to_string().into()).collect()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from unittest import mock
 
 import amqp
 import pytest
@@ -307,6 +308,23 @@ def test_a_closed_connection_stays_closed(connection: Connection, channel: Any) 
     for use in (link.channel, link.drain_events, lambda: channel.queue_declare("x")):
         with pytest.raises(exceptions.RecoverableConnectionError, match=r"closed|lost"):
             use()
+
+
+def test_a_drain_events_of_ones_own_is_called(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has it: the transport, the link, or their classes."""
+    transport, link = connection.transport, connection.connection
+    with pytest.raises(socket.timeout):
+        connection.drain_events(timeout=0.01)
+    for owner in (type(transport), type(link), transport, link):
+        own = mock.Mock()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, "drain_events", own)
+            connection.drain_events(timeout=0.01)
+        assert own.call_args.kwargs == {"timeout": 0.01}, owner
+        with pytest.raises(socket.timeout):
+            connection.drain_events(timeout=0.01)
 
 
 def test_a_batch_waits_for_all_confirms_together(rabbitmq_url: str) -> None:

@@ -120,6 +120,22 @@ def test_producers_that_cannot_publish(connection):
         connection.Producer(exchange="work")
 
 
+def test_a_producers_exchange_goes_with_it_to_another_channel(connection):
+    exchange = Exchange("moved")
+    first, second = connection.channel(), connection.channel()
+    producer = Producer(first, exchange)
+    assert producer.exchange.channel is first
+    producer.revive(second)
+    assert producer.exchange.channel is second
+    producer.revive(connection)  # whose channel is opened later
+    assert producer.exchange.channel is connection.default_channel
+    producer.exchange = other = Exchange("other")
+    producer.revive(first)
+    assert (producer.exchange.name, producer.exchange.channel) == ("other", first)
+    assert not exchange.is_bound
+    assert not other.is_bound
+
+
 def test_producer_pickles_without_its_channel(connection):
     producer = connection.Producer(exchange=EXCHANGE, serializer="json")
     twin = pickle.loads(pickle.dumps(producer))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ... import _native, exceptions
-from ..native import Replaceable
+from ..native import Replaceable, as_it_is
 from . import errors
 from .channel import Channel
 
@@ -352,4 +352,4 @@ class Connection(_native.Transport, Replaceable):
         self.close()
 
 
-Connection._native_class = Connection
+Connection._native_class = as_it_is(Connection)

@@ -8,7 +8,7 @@ from typing import Any
 from ...utils.amq_manager import get_manager
 from ...utils.url import maybe_sanitize_url, url_to_parts
 from .._amqp import DEFAULT_PORT, DEFAULT_SSL_PORT, AmqpTransport, OverTLS, address
-from ..native import CONNECTION_OPTIONS
+from ..native import CONNECTION_OPTIONS, as_it_is
 from .connection import Connection
 from .statistics import Statistics, Tally
 
@@ -25,6 +25,10 @@ class Transport(AmqpTransport):
     """
 
     Connection = Connection
+
+    # What native code goes around unless a derived class, or an object, has its own.
+    _gone_around = frozenset({"drain_events", "verify_connection"})
+    _native_class: type
 
     connection_errors = Connection.connection_errors
     channel_errors = Connection.channel_errors
@@ -156,3 +160,6 @@ class WholeUrlTransport(Transport):
     def get_manager(self, *args: Any, **kwargs: Any) -> Any:
         """RabbitMQ's management API: see :func:`kombu_rs.utils.amq_manager.get_manager`."""
         return get_manager(self._parts(), *args, **kwargs)
+
+
+Transport._native_class = as_it_is(Transport)

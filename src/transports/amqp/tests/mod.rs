@@ -1,5 +1,6 @@
 //! What a broker may do to us, by a broker that does it.
 
+mod acks;
 mod fake;
 mod patience;
 mod pressure;
