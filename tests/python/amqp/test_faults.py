@@ -330,9 +330,9 @@ def test_a_consumer_that_takes_too_long(url: str, caplog: pytest.LogCaptureFixtu
 @pytest.fixture
 def small(node: RabbitMQServer) -> Iterator[None]:
     """Has the node refuse messages of more than 64 KiB."""
-    set_all(node, {"max_message_size": 65_536})
+    node.set_internal(max_message_size=65_536)
     yield
-    set_all(node, {"max_message_size": 134_217_728})
+    node.set_internal(max_message_size=134_217_728)
 
 
 @pytest.mark.usefixtures("small")

@@ -45,7 +45,7 @@ def test_delayed_delivery_on_quorum_queues(
 def impatient() -> Iterator[RabbitMQServer]:
     """A node that gives consumers two seconds for each message, and looks every 200 ms."""
     with RabbitMQServer(config={"consumer_timeout": "2000"}) as node:
-        node.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 200).")
+        node.set_internal(channel_tick_interval=200)
         yield node
 
 
