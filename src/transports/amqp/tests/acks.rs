@@ -2,6 +2,7 @@
 
 use super::fake::{Fake, broker};
 use super::{LIMIT, consumer, deliver, message};
+use crate::error::ErrorKind;
 use crate::io::task::{PollWaiter, block_on, run};
 use crate::protocol::amqp::{AMQPClass, basic, channel};
 use crate::transport::{Channel, Connection};
@@ -66,7 +67,8 @@ fn one_that_the_kernel_does_not_take_is_waited_for() {
     let channel = with_a_message(&*connection);
     let mut large = channel.publish(vec![message("q", &"x".repeat(16 << 20))]);
     let soon = Some(Instant::now() + Duration::from_millis(30));
-    assert!(block_on(&mut large, &PollWaiter, soon).unwrap().is_none(), "nobody reads");
+    let error = block_on(&mut large, &PollWaiter, soon).unwrap().expect("it knows").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "nobody reads: {error}");
     let amqp = channel.amqp().expect("it speaks AMQP");
     let mut rest = amqp.begin_ack(1).expect("something is left");
     let soon = Some(Instant::now() + Duration::from_millis(30));
