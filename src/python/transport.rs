@@ -21,11 +21,16 @@ use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyType, PyWeakrefMethods, PyWeakrefReference};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 /// Most events handed out for one wake-up of an event loop.
 const BURST: usize = 64;
+
+/// Seconds of a wait that is cut short: other greenlets have their turn.
+const SHORT: f64 = 0.0001;
+/// Messages that were handed out in this process, over all connections.
+static HANDED_OUT: AtomicU64 = AtomicU64::new(0);
 
 /// A transport of the native core: one connection to a broker.
 #[pyclass(subclass, frozen, weakref, module = "kombu_rs._native")]
@@ -44,6 +49,8 @@ pub struct Transport {
     login: Login,
     /// Whether user and password may change.
     asks: AtomicBool,
+    /// [`HANDED_OUT`] when a wait was last cut short; see [`Transport::waits_for_little`].
+    cut_short: AtomicU64,
 }
 
 /// What was told of a link already.
@@ -102,6 +109,29 @@ impl Transport {
     fn is_lost(&self) -> bool {
         let made_here = self.link.lock().made == Some(fork::generation());
         self.inner.amqp().is_some() && made_here && !self.inner.is_connected()
+    }
+
+    /// Whether any of its channels has consumers.
+    fn has_consumers(&self, py: Python<'_>) -> bool {
+        self.open_channels(py).iter().any(|channel| {
+            channel.cast::<Channel>().is_ok_and(|channel| channel.get().has_consumers())
+        })
+    }
+
+    /// Whether a wait for events should end at once: the connection has no consumers, and since this
+    /// was so last time messages came over another one. Celery's loop for greenlets looks into the
+    /// connection of its events after each message, for 0.1 s, which would make ten tasks a second of
+    /// any number. What can come there (blocks, messages that came back) is there, or comes later.
+    fn waits_for_little(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.inner.amqp().is_none() || waiters::greenlet_wait(py)?.is_none() {
+            return Ok(false);
+        }
+        let handed_out = HANDED_OUT.load(Ordering::Relaxed);
+        if self.cut_short.load(Ordering::Relaxed) == handed_out || self.has_consumers(py) {
+            return Ok(false);
+        }
+        self.cut_short.store(handed_out, Ordering::Relaxed);
+        Ok(true)
     }
 
     /// Somebody gets an error: if the link is lost, it says so.
@@ -219,10 +249,13 @@ impl Transport {
         let py = slf.py();
         let this = slf.get();
         match step {
-            Step::Event(event) => match this.channel(py, event.channel) {
-                Some(channel) => Channel::deliver(channel.cast::<Channel>()?, event),
-                None => Ok(()),
-            },
+            Step::Event(event) => {
+                HANDED_OUT.fetch_add(1, Ordering::Relaxed);
+                match this.channel(py, event.channel) {
+                    Some(channel) => Channel::deliver(channel.cast::<Channel>()?, event),
+                    None => Ok(()),
+                }
+            }
             Step::Returned(id, returned) => match this.channel(py, id) {
                 Some(channel) => AmqpChannel::came_back(&channel, returned),
                 None => Ok(()),
@@ -297,6 +330,7 @@ impl Transport {
             seeker: Seeker::default(),
             login,
             asks: AtomicBool::new(false),
+            cut_short: AtomicU64::new(0),
         })
     }
 
@@ -395,10 +429,7 @@ impl Transport {
     /// Whether consumers were lost with the link and nobody knows: who waits for messages has to be
     /// told before there is another link, on which nothing would ever come.
     fn _has_to_tell(&self, py: Python<'_>) -> bool {
-        let consumes = |channel: &Bound<'_, PyAny>| {
-            channel.cast::<Channel>().is_ok_and(|channel| channel.get().has_consumers())
-        };
-        self.is_lost() && !self.link.lock().told && self.open_channels(py).iter().any(consumes)
+        self.is_lost() && !self.link.lock().told && self.has_consumers(py)
     }
 
     /// Somebody gets an error for a link that is lost.
@@ -437,6 +468,10 @@ impl Transport {
             None => {
                 Self::before_use(slf)?;
                 this.not_closed().or_raise(py)?;
+                let timeout = match timeout.is_some() && this.waits_for_little(py)? {
+                    true => Some(SHORT),
+                    false => timeout,
+                };
                 enter_until(py, this.next_step(), deadline(timeout)?)
                     .inspect_err(|_| this.after_failure(py))?
             }
