@@ -35,6 +35,8 @@ pub(super) struct Shared {
     /// To the node that the slot is being moved to.
     side: Mutex<Option<Arc<Session>>>,
     backoff: Mutex<Backoff>,
+    /// The right to the link of `current`: one, also while attempts are made to replace it.
+    permit: Mutex<Weak<Permit>>,
     /// When the loss of the last link was noticed.
     lost_since: Mutex<Option<Instant>>,
     pub(super) news: News,
@@ -92,6 +94,7 @@ impl Shared {
             current: Mutex::default(),
             side: Mutex::default(),
             backoff: Mutex::default(),
+            permit: Mutex::default(),
             lost_since: Mutex::default(),
             news: News::default(),
             fanout: Fanout::default(),
@@ -153,13 +156,29 @@ impl Shared {
         if let Some(session) = self.live() {
             return self.in_step(session).await;
         }
-        match Session::open(&self.config, self.me.clone()).await {
+        match self.open().await {
             Ok(session) => self.adopt(session).await,
             Err(error) => {
                 self.backoff.lock().failed();
                 Err(error)
             }
         }
+    }
+
+    /// A further session, which has no part in the work yet.
+    pub(super) async fn open(&self) -> Result<Session> {
+        let permit = self.permit().map_err(ours)?;
+        Session::open(&self.config, self.me.clone(), permit).await
+    }
+
+    fn permit(&self) -> Result<Arc<Permit>> {
+        let mut known = self.permit.lock();
+        if let Some(permit) = known.upgrade() {
+            return Ok(permit);
+        }
+        let permit = Arc::new(Permit::take(&self.config)?);
+        *known = Arc::downgrade(&permit);
+        Ok(permit)
     }
 
     /// Goes on with a new session, unless another is alive: that one is returned then.
@@ -203,14 +222,14 @@ impl Shared {
         Ok(session)
     }
 
-    /// A session with the node that the slot is being moved to.
+    /// A session with the node that the slot is being moved to. Its link lives for as long as that
+    /// takes and is not counted.
     pub(super) async fn side_session(&self, address: &Address) -> Result<Arc<Session>> {
         let known = self.side.lock().clone();
         if let Some(known) = known.filter(|side| side.is_alive() && side.address == *address) {
             return Ok(known);
         }
-        let permit = Permit::take(&self.config).map_err(ours)?;
-        let session = Session::connect_to(address.clone(), &self.config, self.me.clone(), permit);
+        let session = Session::connect_to(address.clone(), &self.config, self.me.clone(), None);
         let session = Arc::new(session.await.map_err(ours)?);
         keeper::tend(session.link())?;
         *self.side.lock() = Some(session.clone());

@@ -65,6 +65,18 @@ impl Unsure {
         Watch { unsure: self, tags: claims.then_some(tags) }
     }
 
+    /// For messages on their way to whoever asked for them.
+    pub(super) fn hand(&self) -> Found<'_> {
+        Found { unsure: self, deliveries: Vec::new() }
+    }
+
+    fn look_for(&self, tags: &str) {
+        let mut receives = self.receives.lock();
+        if !receives.iter().any(|receive| receive.tags == tags) {
+            receives.push(Receive { tags: tags.to_owned(), looked: 0, next: Instant::now() });
+        }
+    }
+
     /// Takes over what `other` has.
     fn inherit(&self, other: &Self) {
         self.not_settled.lock().append(&mut other.not_settled.lock());
@@ -118,8 +130,43 @@ impl Watch<'_> {
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if let Some(tags) = self.tags {
-            let receive = Receive { tags: tags.to_owned(), looked: 0, next: Instant::now() };
-            self.unsure.receives.lock().push(receive);
+            self.unsure.look_for(tags);
+        }
+    }
+}
+
+/// Claimed messages on their way to whoever asked for them. When he goes away meanwhile, they are looked
+/// for again: their claims would be renewed for nobody.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
+    unsure: &'a Unsure,
+    deliveries: Vec<Delivery>,
+}
+
+impl Found<'_> {
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// Adds some.
+    pub(super) fn extend(&mut self, deliveries: impl IntoIterator<Item = Delivery>) {
+        self.deliveries.extend(deliveries);
+    }
+
+    /// They are with him who asked, or go another way.
+    pub(super) fn arrived(mut self) -> Vec<Delivery> {
+        std::mem::take(&mut self.deliveries)
+    }
+}
+
+impl Drop for Found<'_> {
+    fn drop(&mut self) {
+        for delivery in self.deliveries.iter().filter(|delivery| !delivery.settled) {
+            // The tag without its number: those of one call.
+            if let Some(end) = delivery.claim.tag.rfind('-') {
+                self.unsure.look_for(&delivery.claim.tag[..=end]);
+            }
         }
     }
 }
@@ -212,22 +259,22 @@ impl Shared {
     async fn put_right(&self) -> Result<()> {
         let session = self.session().await?;
         self.settle_again(&session).await?;
-        self.find_lost(&session, &[], 0, &mut Vec::new()).await
+        self.find_lost(&session, &[], 0, &mut self.unsure.hand()).await
     }
 
     /// Fetches the messages of claims that were made for this store, but did not arrive. What is not
     /// wanted any more goes back.
-    pub(super) async fn find_lost(
-        &self,
+    pub(super) async fn find_lost<'a>(
+        &'a self,
         session: &Session,
         queues: &[QueueRef],
         max: usize,
-        out: &mut Vec<Delivery>,
+        out: &mut Found<'a>,
     ) -> Result<()> {
-        let (mut unwanted, mut failure) = (Vec::new(), None);
+        let (mut unwanted, mut unreadable, mut failure) = (self.unsure.hand(), Vec::new(), None);
         let mut due = self.unsure.due().into_iter();
         while let Some(mut receive) = due.next() {
-            let found = match self.claims_of(session, &receive.tags).await {
+            let found = match self.claims_of(session, &receive.tags, &mut unreadable).await {
                 Ok(found) => found,
                 Err(error) => {
                     self.unsure.receives.lock().extend(std::iter::once(receive).chain(due));
@@ -242,25 +289,29 @@ impl Shared {
             }
             for delivery in found {
                 let wanted = queues.iter().any(|q| q.name == delivery.claim.queue && !q.no_ack);
-                if wanted && out.len() < max {
-                    out.push(delivery);
-                } else {
-                    unwanted.push(delivery.claim);
-                }
+                let hand = if wanted && out.len() < max { &mut *out } else { &mut unwanted };
+                hand.extend([delivery]);
             }
         }
-        if !unwanted.is_empty() {
+        self.drop_unreadable(session, unreadable).await;
+        if unwanted.len() > 0 {
+            let claims: Vec<Claim> = unwanted.arrived().into_iter().map(|one| one.claim).collect();
             // Also after a failure: their leases would be renewed for nobody.
-            failure = self.give_back(&unwanted, Release::Unseen).await.err().or(failure);
+            failure = self.give_back(&claims, Release::Unseen).await.err().or(failure);
         }
         match failure {
             // What is here is not to be lost: the next call tells of the error.
-            Some(error) if out.is_empty() => Err(error),
+            Some(error) if out.len() == 0 => Err(error),
             _ => Ok(()),
         }
     }
 
-    async fn claims_of(&self, session: &Session, tags: &str) -> Result<Vec<Delivery>> {
+    async fn claims_of(
+        &self,
+        session: &Session,
+        tags: &str,
+        unreadable: &mut Vec<Name>,
+    ) -> Result<Vec<Delivery>> {
         let names: Vec<Name> = (1..=MOST).map(|number| format!("{tags}{number}").into()).collect();
         let command = Command::new("HMGET")
             .arg(self.config.unacked())
@@ -286,7 +337,7 @@ impl Shared {
                     found.push(Delivery { message, claim, settled: false });
                 }
                 Err(error) if error.kind() == ErrorKind::Decode => {
-                    self.settle_tags(session, vec![tag]).await?;
+                    unreadable.push(tag);
                 }
                 Err(error) => return Err(error),
             }
@@ -301,6 +352,8 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Message;
+    use bytes::Bytes;
 
     #[test]
     fn only_unanswered_calls_are_remembered() {
@@ -312,5 +365,22 @@ mod tests {
         let due = unsure.due();
         assert_eq!((due.len(), due[0].tags.as_str()), (1, "lost-"));
         assert!(unsure.due().is_empty());
+    }
+    #[test]
+    fn messages_that_did_not_arrive_are_looked_for() {
+        let unsure = Unsure::default();
+        let delivery = |tag: &str| Delivery {
+            message: Message::default(),
+            claim: Claim { tag: tag.into(), queue: "q".into(), handle: Bytes::new() },
+            settled: false,
+        };
+        let both = || ["ab-1-1", "ab-1-2", "cd-2-1"].map(delivery);
+        let mut found = unsure.hand();
+        found.extend(both());
+        assert_eq!(found.arrived().len(), 3);
+        assert!(unsure.due().is_empty());
+        unsure.hand().extend(both());
+        let due: Vec<_> = unsure.due().into_iter().map(|receive| receive.tags).collect();
+        assert_eq!(due, ["ab-1-", "cd-2-"]);
     }
 }

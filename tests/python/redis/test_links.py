@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import threading
 import time
@@ -16,6 +17,21 @@ from servers.process import wait_until
 
 #: Seconds of `reconnect_grace` in these tests: longer than any outage here.
 GRACE = 30
+
+#: A message of a peer that has no link of this process.
+MESSAGE = json.dumps(
+    {
+        "body": "ImJ5IGhhbmQi",
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {},
+        "properties": {
+            "body_encoding": "base64",
+            "delivery_info": {"exchange": "", "routing_key": "q"},
+            "delivery_tag": "1",
+        },
+    }
+)
 
 
 def test_no_more_links_than_max_connections(new_redis):
@@ -37,6 +53,49 @@ def test_no_more_links_than_max_connections(new_redis):
     finally:
         for connection in (first, second, third):
             connection.release()
+
+
+@pytest.mark.parametrize("fault", ["cut", "reset", "half_open"])
+def test_a_lost_link_makes_room_for_the_next(new_redis, new_proxy, fault):
+    """At the limit, too, where the link that compares a silent one is one too many."""
+    server = new_redis()
+    proxy = new_proxy(server.port)
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    options = {"max_connections": 1, "reconnect_grace": GRACE, "socket_timeout": 600}
+    got = []
+    with (
+        Connection(url, transport_options=options) as connection,
+        Connection(url, transport_options=options) as other,
+        connection.Consumer([Queue("q")], callbacks=[lambda body, message: got.append(body)]),
+    ):
+        producer = connection.Producer()
+        for turn in range(2):
+            producer.publish(turn, routing_key="q", retry=True, timeout=GRACE)
+            while len(got) == turn:
+                connection.drain_events(timeout=GRACE)
+            with pytest.raises(redis.exceptions.ConnectionError, match="Too many connections"):
+                other.transport.establish_connection()
+            getattr(proxy, fault)()
+        server.command("LPUSH", "q", MESSAGE)
+        while len(got) == 2:
+            connection.drain_events(timeout=GRACE)
+        connection.release()
+        other.connect()
+    assert got == [0, 1, "by hand"]
+
+
+def test_restoring_goes_on_at_the_limit_of_links(new_redis):
+    """Without scripts it takes a link of its own, which is not counted."""
+    server = new_redis(users={"app": ">secret ~* &* +@all -eval -evalsha -script"})
+    options = {"max_connections": 1, "visibility_timeout": 0.5, "renew_leases": False}
+    url = server.url(user="app", password="secret")
+    with Connection(url, transport_options=options) as connection:
+        got = []
+        with connection.Consumer([Queue("q")], on_message=got.append, prefetch_count=5):
+            connection.Producer().publish("x", routing_key="q")
+            while len(got) < 2:
+                connection.drain_events(timeout=GRACE)
+    assert got[1].headers["redelivered"]
 
 
 def test_credentials_may_change(new_redis):
