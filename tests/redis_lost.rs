@@ -2,8 +2,8 @@
 #![cfg(feature = "redis")]
 
 use kombu_rs::error::Result;
-use kombu_rs::io::task::run;
-use kombu_rs::model::{Delivery, Message};
+use kombu_rs::io::task::{either, run, sleep};
+use kombu_rs::model::{Delivery, Message, Release};
 use kombu_rs::transport::{GetOptions, QueueRef, Store};
 use redis_space::{Space, server};
 use serde_json::json;
@@ -28,6 +28,8 @@ struct Faults {
     swallow: AtomicBool,
     /// The how manieth question after claims the server does not understand; 0 for none.
     refuse: AtomicU32,
+    /// Answers are thrown away from the next question after claims on.
+    swallow_claims: AtomicBool,
     /// The answer with this in it is the last: the connection is reset behind it.
     last: Mutex<Option<&'static str>>,
     /// That answer is due.
@@ -102,13 +104,10 @@ impl Proxy {
             assert!(start.elapsed() < LONG, "two claims");
             thread::sleep(Duration::from_millis(2));
         }
-        for socket in self.faults.sockets.lock().unwrap().drain(..) {
-            let _ = socket.shutdown(Shutdown::Both);
-        }
+        self.faults.cut();
         for call in calls {
             call.join().unwrap().expect_err("the answer is lost");
         }
-        self.faults.swallow.store(false, Ordering::SeqCst);
     }
 }
 
@@ -123,7 +122,31 @@ impl Faults {
         {
             data[at] = b'X';
         }
+        if at.is_some() && self.swallow_claims.swap(false, Ordering::SeqCst) {
+            self.swallow.store(true, Ordering::SeqCst);
+        }
         true
+    }
+
+    /// Does `work` until a question after claims is asked, whose answer does not come.
+    fn break_off<T>(&self, work: impl Future<Output = Result<T>>) {
+        self.swallow_claims.store(true, Ordering::SeqCst);
+        let ended = run(either(async { work.await.map(|_| false) }, async {
+            while !self.swallow.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(2)).await;
+            }
+            Ok(true)
+        }));
+        assert!(ended.unwrap(), "it was not broken off");
+        self.cut();
+    }
+
+    /// Ends all connections; new ones work.
+    fn cut(&self) {
+        for socket in self.sockets.lock().unwrap().drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        self.swallow.store(false, Ordering::SeqCst);
     }
 
     fn answer(&self, data: &[u8], mut client: &TcpStream) -> bool {
@@ -246,4 +269,32 @@ fn a_refusal_is_an_answer_and_costs_no_message() {
     proxy.faults.refuse.store(1, Ordering::SeqCst);
     assert!(take(&*store, &["a"]).unwrap().is_empty());
     assert_eq!(proxy.faults.refuse.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_rejection_outlives_those_who_wait_for_it() {
+    let (proxy, space) = (Proxy::new(), Space::new());
+    let store = proxy.open(&space);
+    run(store.put(&"a".into(), &[message("m")])).unwrap();
+    let claims: Vec<_> = take(&*store, &["a"]).unwrap().into_iter().map(|one| one.claim).collect();
+    assert_eq!(claims.len(), 1);
+    // Whoever rejects goes away; and whoever connects then, while that is made up for.
+    proxy.faults.break_off(store.release(&claims, Release::Behind));
+    let queues = [QueueRef { name: "other".into(), no_ack: false }];
+    proxy.faults.break_off(async {
+        loop {
+            // The first may notice that the link is lost.
+            let _ = store.get(&queues, GetOptions { max: 1, arm: false }).await;
+            if proxy.length(&space, "a") == 1 {
+                return Ok(());
+            }
+        }
+    });
+    let mut again = take(&*store, &["a"]);
+    if again.is_err() {
+        again = take(&*store, &["a"]);
+    }
+    let again = again.unwrap();
+    assert_eq!(again.len(), 1);
+    assert!(again[0].message.redelivered);
 }

@@ -199,6 +199,15 @@ impl Config {
 }
 
 impl Config {
+    /// Names the server, for what this process knows of it. Behind sentinels it is the master, wherever
+    /// that is.
+    pub(super) fn server(&self) -> String {
+        match &self.sentinels {
+            Some(sentinels) => format!("{} ({})", sentinels.first(), sentinels.master),
+            None => self.address.to_string(),
+        }
+    }
+
     /// With the user and the password of the moment.
     pub(super) fn logged_in(&self) -> Cow<'_, Self> {
         let Some((username, password)) = self.login.as_ref().and_then(Login::get) else {

@@ -354,6 +354,8 @@ impl Session {
         if let Some(shared) = self.shared() {
             shared.counters.script_calls.add(1);
             shared.counters.script_time.add(sent.elapsed());
+            shared.contact.heard(Instant::now());
+            shared.was_cut_off(sent.elapsed());
         }
         Ok(reply)
     }
@@ -528,8 +530,11 @@ impl Traffic<Value> for Incoming {
     }
 
     /// Whoever is to make another link in its place finds room for it.
-    fn lost(&mut self) {
+    fn lost(&mut self, heard: Instant) {
         self.permit = None;
+        if let Some(shared) = self.shared.upgrade() {
+            shared.contact.heard(heard);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::bindings::BindingCache;
+use super::contact::{Contact, Rest};
 use super::error::ours;
 use super::fanout::Fanout;
 use super::limit::Permit;
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     backoff: Mutex<Backoff>,
     /// The right to the link of `current`: one, also while attempts are made to replace it.
     permit: Mutex<Weak<Permit>>,
+    pub(super) contact: Arc<Contact>,
+    pub(super) rest: Rest,
     /// When the loss of the last link was noticed.
     lost_since: Mutex<Option<Instant>>,
     pub(super) news: News,
@@ -86,8 +89,11 @@ impl Shared {
     }
 
     fn empty(config: Arc<Config>) -> Arc<Self> {
+        let contact = Contact::with_server(&config);
         Arc::new_cyclic(|me| Self {
             config,
+            contact,
+            rest: Rest::default(),
             exchanges: Exchanges::default(),
             counters: Counters::default(),
             me: me.clone(),
@@ -185,6 +191,7 @@ impl Shared {
     pub(super) async fn adopt(&self, session: Session) -> Result<Arc<Session>> {
         *self.backoff.lock() = Backoff::default();
         let session = self.install(Arc::new(session))?;
+        self.hold_on(&session).await?;
         self.settle_again(&session).await?;
         self.in_step(session).await
     }
@@ -196,6 +203,7 @@ impl Shared {
         }
         let old = current.replace(session.clone());
         drop(current);
+        self.is_back(session.abilities().uptime);
         *self.lost_since.lock() = None;
         watch::start(&self.me, &session)?;
         if let Some(sentinels) = &self.config.sentinels {

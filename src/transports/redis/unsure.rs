@@ -50,9 +50,14 @@ impl Unsure {
         self.not_settled.lock().extend(tags);
     }
 
-    /// These claims were rejected, to be queued again, but the server may not know.
-    pub(super) fn not_requeued(&self, claims: Vec<Claim>) {
-        self.not_requeued.lock().extend(claims);
+    /// These claims are settled, and the server does not know yet.
+    pub(super) fn settling(&self, tags: Vec<Name>) -> Underway<'_, Name> {
+        Underway { place: &self.not_settled, items: tags }
+    }
+
+    /// These claims are rejected, to be queued again, and the server does not know yet.
+    pub(super) fn rejecting(&self, claims: Vec<Claim>) -> Underway<'_, Claim> {
+        Underway { place: &self.not_requeued, items: claims }
     }
 
     /// This message was popped without a script and could not be claimed.
@@ -171,15 +176,28 @@ impl Drop for Found<'_> {
     }
 }
 
-/// Messages on their way back, which nobody else has: kept when that fails, or is dropped.
-struct Keeping<'a> {
-    unsure: &'a Unsure,
-    popped: Vec<Popped>,
+/// What is on its way to the server, and nobody else has: kept for the next link when that fails, or whoever
+/// does it goes away.
+pub(super) struct Underway<'a, T> {
+    place: &'a Mutex<Vec<T>>,
+    items: Vec<T>,
 }
 
-impl Drop for Keeping<'_> {
+impl<T> Underway<'_, T> {
+    /// What it is.
+    pub(super) fn items(&self) -> &[T] {
+        &self.items
+    }
+
+    /// The server knows, or it is in other hands.
+    pub(super) fn done(mut self) -> Vec<T> {
+        std::mem::take(&mut self.items)
+    }
+}
+
+impl<T> Drop for Underway<'_, T> {
     fn drop(&mut self) {
-        self.unsure.not_claimed.lock().append(&mut self.popped);
+        self.place.lock().append(&mut self.items);
     }
 }
 
@@ -197,11 +215,13 @@ impl Shared {
             }
         }
         let claims = std::mem::take(&mut *self.unsure.not_requeued.lock());
-        let refused =
-            self.requeue(session, &claims.iter().collect::<Vec<_>>(), "LPUSH").await.err();
-        let Some(error) = refused else { return Ok(()) };
+        let rejecting = self.unsure.rejecting(claims);
+        let claims: Vec<&Claim> = rejecting.items().iter().collect();
+        let Err(error) = self.requeue(session, &claims, "LPUSH").await else {
+            rejecting.done();
+            return Ok(());
+        };
         tracing::warn!("{} rejected messages are not queued again yet: {error}", claims.len());
-        self.unsure.not_requeued(claims);
         // Their leases end, if nothing else: no reason to do without the link.
         if session.is_alive() { Ok(()) } else { Err(error) }
     }
@@ -212,17 +232,17 @@ impl Shared {
         if popped.is_empty() {
             return Ok(());
         }
-        let mut keeping = Keeping { unsure: &self.unsure, popped };
-        let mut commands = Vec::with_capacity(keeping.popped.len() * 3);
+        let popped = Underway { place: &self.unsure.not_claimed, items: popped };
+        let mut commands = Vec::with_capacity(popped.items().len() * 3);
         // The last one that goes to the head of a list is the first to come out.
-        for message in keeping.popped.iter().rev() {
+        for message in popped.items().iter().rev() {
             let tag = &message.tag;
             commands.push(Command::new("HDEL").arg(self.config.unacked()).arg(tag));
             commands.push(Command::new("ZREM").arg(self.config.unacked_index()).arg(tag));
             commands.push(Command::new(message.push).arg(&message.list).arg(&message.message));
         }
         session.transaction("to put messages back", &commands).await?;
-        keeping.popped.clear();
+        popped.done();
         Ok(())
     }
 
