@@ -350,6 +350,11 @@ impl Shared {
         consumed.into_iter().filter_map(|queue| Some((queue.clone(), expires(&queue)?))).collect()
     }
 
+    /// What was heard of a queue is of no use any more.
+    pub(super) fn forget_news(&self, queue: &str) {
+        self.news.remove(queue, &self.config.lists(queue));
+    }
+
     /// After how long of being unused a queue expires, if it was declared so here.
     pub(super) fn expiry_of(&self, queue: &str) -> Option<Duration> {
         self.declared.lock().get(queue).and_then(|queue| queue.options.expires)
