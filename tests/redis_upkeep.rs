@@ -183,3 +183,21 @@ fn bindings_of_consumed_queues_are_kept() {
     assert!(bound(&*other, "ex").is_empty());
     assert!(bound(&*store, "ex").is_empty(), "its own memory was told");
 }
+
+#[test]
+fn a_binding_that_the_keeper_renews_is_not_taken_for_the_whole_table() {
+    let space = Space::new();
+    let store = space.open_with(json!({"min_binding_ttl": 400}));
+    run(store.declare_queue(&expiring("q", Some(100)))).unwrap();
+    bind(&*store, "ex", "q");
+    run(store.subscribe(&"q".into())).unwrap();
+    take(&*store, &["q"], 1);
+    let other = space.open_with(json!({}));
+    run(other.delete_exchange(&"ex".into())).unwrap();
+    assert!(bound(&*store, "ex").is_empty());
+    wait_until("the renewal", || bound(&*other, "ex") == ["q".into()]);
+    wait_until("that it knows", || bound(&*store, "ex") == ["q".into()]);
+    // And it hears of the next change.
+    bind(&*other, "ex", "second");
+    wait_until("that it hears", || bound(&*store, "ex").len() == 2);
+}

@@ -67,6 +67,10 @@ pub trait Traffic<E>: Send + 'static {
     fn idle(&mut self, _moved: Moved, _out: &mut Vec<u8>) -> Result<()> {
         Ok(())
     }
+
+    /// Called once, when the link is lost or closed; `heard`: when bytes came last. By then it says that
+    /// it is not alive.
+    fn lost(&mut self, _heard: Instant) {}
 }
 
 /// How many bytes a link has moved since it was made.
@@ -427,6 +431,7 @@ impl<D: Decoder> Link<D> {
         if state.failure.is_none() {
             state.failure = Some(error_of(self, cause).to_string());
             state.stream.shut_down();
+            state.traffic.lost(state.heard);
         }
         for entry in state.slots.drain(..) {
             wakers.extend(entry.receiver.lost());

@@ -416,7 +416,8 @@ impl Message {
                 if let Some(expiration) = known.expiration {
                     properties.set_item(names::expiration(py), expiration.to_string())?;
                 }
-                properties.set_item(names::delivery_tag(py), &known.delivery_tag)?;
+                // What acknowledges this delivery, not what the publisher called the message.
+                properties.set_item(names::delivery_tag(py), self.delivery_tag(py))?;
                 Ok(properties.into_any().unbind())
             },
         )

@@ -278,7 +278,7 @@ fn options_from(options: &Bound<'_, PyAny>) -> PyResult<Options> {
     let mut plain = Options::new();
     for (name, value) in options.cast::<PyDict>()?.iter() {
         let name: String = name.extract()?;
-        let value = pythonize::depythonize(&value).map_err(|error| {
+        let value = plain_value(&value).map_err(|error| {
             PyTypeError::new_err(format!(
                 "transport option {name:?} must be text, a number, a bool, None, or a list or dict \
                  of these: {error}"
@@ -287,6 +287,22 @@ fn options_from(options: &Bound<'_, PyAny>) -> PyResult<Options> {
         plain.insert(name, value);
     }
     Ok(plain)
+}
+
+/// As JSON. Keys of dictionaries may be whole numbers, such as those of socket options.
+fn plain_value(value: &Bound<'_, PyAny>) -> PyResult<serde_json::Value> {
+    let Ok(members) = value.cast::<PyDict>() else {
+        return Ok(pythonize::depythonize(value)?);
+    };
+    let mut plain = Options::new();
+    for (key, value) in members.iter() {
+        let key = match key.extract::<i64>() {
+            Ok(number) => number.to_string(),
+            Err(_) => key.extract()?,
+        };
+        plain.insert(key, plain_value(&value)?);
+    }
+    Ok(serde_json::Value::Object(plain))
 }
 
 fn opener(url: Url, options: Options) -> Opener {

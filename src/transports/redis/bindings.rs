@@ -115,9 +115,9 @@ impl Shared {
             }
             let what = format!("a binding of the exchange '{}'", exchange.name);
             self.session().await?.call_all(&what, pipeline).await?;
+            // The server tells others only.
+            self.bindings.remove(&exchange.name);
         }
-        // The server tells others only.
-        self.bindings.remove(&exchange.name);
         self.bindings_of_queues
             .lock()
             .entry(binding.queue.clone())
@@ -134,6 +134,8 @@ impl Shared {
         call.arg(member.to_owned()).arg(exchange.to_owned()).arg(life.as_millis().to_string());
         let what = format!("a binding of the exchange '{exchange}'");
         self.session().await?.run(&what, call).await?;
+        // The server tells others only; and of a key once, until it is read again.
+        self.bindings.remove(exchange);
         Ok(())
     }
 

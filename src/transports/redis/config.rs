@@ -2,7 +2,7 @@
 
 use super::cluster::Cluster;
 use super::deliveries::DeliveryLimit;
-use super::given::{given, keepalive, pause, steps, template};
+use super::given::{client_name, count_or_none, given, keepalive, pause, steps, template};
 use super::keys::Template;
 use super::sentinel::Sentinels;
 use crate::error::{Error, Result};
@@ -46,7 +46,8 @@ pub struct Config {
     /// `reconnect_grace`: for how long after the loss of a link whoever waits for messages goes on
     /// waiting while it is made anew; default 0: they hear of it at once, as in Kombu.
     pub reconnect_grace: Duration,
-    /// `max_connections`: how many links this process may have to the server; `None` for any number.
+    /// `max_connections`: how many links this process may have to the server; `None` (0) for any
+    /// number.
     pub max_connections: Option<usize>,
     /// `visibility_timeout`: a claim that was not renewed for so long is given to others, default 3600 s.
     pub visibility_timeout: Duration,
@@ -58,7 +59,7 @@ pub struct Config {
     /// `unacked_restore_interval`: how often to look for such claims, default 10 s, at most a third
     /// of the visibility timeout.
     pub restore_interval: Duration,
-    /// `unacked_restore_limit`: at most so many at a time; `None` for all.
+    /// `unacked_restore_limit`: at most so many at a time, 0 for leaving it to others; `None` for all.
     pub restore_limit: Option<usize>,
     /// `polling_interval`: the longest pause between two looks for messages where the server may not
     /// tell of them, default 0.25 s.
@@ -199,6 +200,15 @@ impl Config {
 }
 
 impl Config {
+    /// Names the server, for what this process knows of it. Behind sentinels it is the master, wherever
+    /// that is.
+    pub(super) fn server(&self) -> String {
+        match &self.sentinels {
+            Some(sentinels) => format!("{} ({})", sentinels.first(), sentinels.master),
+            None => self.address.to_string(),
+        }
+    }
+
     /// With the user and the password of the moment.
     pub(super) fn logged_in(&self) -> Cow<'_, Self> {
         let Some((username, password)) = self.login.as_ref().and_then(Login::get) else {
@@ -303,7 +313,7 @@ impl Draft {
             "keyprefix_binding_deadlines" => config.deadlines_key = option.non_empty()?,
             "min_binding_ttl" => config.min_binding_life = option.milliseconds()?,
             "queue_order_strategy" => config.queue_order = queue_order(&option)?,
-            "client_name" => config.client_name = Some(option.non_empty()?),
+            "client_name" => config.client_name = Some(client_name(&option)?),
             "ack_emulation" => config.ack_emulation = option.flag()?,
             "visibility_timeout" => config.visibility_timeout = option.seconds()?,
             "renew_leases" => config.renew_leases = option.flag()?,
@@ -311,7 +321,7 @@ impl Draft {
             "dead_letter_queue" => self.dead_letter_queue = Some(option.non_empty()?),
             "unacked_restore_interval" => config.restore_interval = option.seconds()?,
             "unacked_restore_limit" => {
-                config.restore_limit = Some(option.count("a number of messages")?)
+                config.restore_limit = Some(option.whole()? as usize);
             }
             "unacked_mutex_key" => config.unacked_mutex_key = option.non_empty()?,
             "unacked_mutex_expire" => config.unacked_mutex_expire = option.seconds()?,
@@ -322,7 +332,7 @@ impl Draft {
                 config.reconnect_grace = option.seconds_or_none()?.unwrap_or_default();
             }
             "max_connections" => {
-                config.max_connections = Some(option.count("a number of connections")?);
+                config.max_connections = count_or_none(&option, "a number of connections")?;
             }
             "socket_connect_timeout" | "connect_timeout" => {
                 config.dial.connect_timeout = option.seconds()?;
@@ -334,7 +344,9 @@ impl Draft {
             "fanout_patterns" => config.fanout_patterns = option.flag()?,
             "priority_steps" => config.priority_steps = steps(&option)?,
             "socket_keepalive" => self.keepalive = Some(option.flag()?),
-            "socket_keepalive_options" => keepalive(&option, &mut self.keepalive_options)?,
+            "socket_keepalive_options" => {
+                keepalive(&option, &mut self.keepalive_options, &mut config.dial.user_timeout)?;
+            }
             "master_name" | "sentinel_kwargs" | "sentinels" | "min_other_sentinels" => {
                 return Err(option.invalid("is for sentinel:// URLs"));
             }
@@ -342,7 +354,10 @@ impl Draft {
                 return Err(option.invalid("is for rediscluster:// URLs"));
             }
             "credential_provider" => {
-                return Err(option.invalid("is not supported: put user and password into the URL"));
+                return Err(option.invalid(
+                    "is an argument of the connection, or stands in the URL's query: \
+                     Connection(..., credential_provider=...)",
+                ));
             }
             _ if self.tls.set(&option)? => {}
             _ if WITHOUT_EFFECT.contains(&name) => {}

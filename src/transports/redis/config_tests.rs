@@ -46,7 +46,8 @@ fn kombus_options_are_taken() {
         "redis://h",
         json!({
             "priority_steps": [9, 0], "sep": ":", "global_keyprefix": "app:", "fanout_prefix": "/x{db}.",
-            "socket_keepalive_options": {"4": 60, "TCP_KEEPCNT": 2}, "max_connections": 20,
+            "socket_keepalive_options": {"4": 60, "TCP_KEEPCNT": 2, "18": 7000},
+            "max_connections": 20,
             "visibility_timeout": 6, "socket_timeout": null, "unacked_restore_limit": 7,
         }),
     )
@@ -55,6 +56,7 @@ fn kombus_options_are_taken() {
     assert_eq!(config.fanout_prefix, "/x0.");
     let keepalive = config.dial.keepalive.unwrap();
     assert_eq!((keepalive.idle.as_secs(), keepalive.count), (60, 2));
+    assert_eq!(config.dial.user_timeout, Some(Duration::from_secs(7)));
     assert_eq!((config.restore_interval.as_secs(), config.restore_limit), (2, Some(7)));
     assert_eq!(config.max_connections, Some(20));
 }
@@ -78,7 +80,10 @@ fn bad_options_are_named() {
         (json!({"queue_order_strategy": "random"}), "'round_robin', 'priority' or 'sorted'"),
         (json!({"keyprefix_queue": "bindings"}), "one %s"),
         (json!({"min_binding_ttl": 0}), "positive number of milliseconds"),
-        (json!({"socket_keepalive_options": {"9999": 1}}), "TCP_KEEPIDLE"),
+        (
+            json!({"socket_keepalive_options": {"9999": 1}}),
+            "TCP_USER_TIMEOUT, which \"9999\" is not",
+        ),
         (json!({"ssl": {"ssl_cert_reqs": "perhaps"}}), "'required', 'optional' or 'none'"),
         (json!({"ssl": {"ssl_colour": "red"}}), "not one of TLS"),
         (json!({"ssl_min_version": "SSLv2"}), "TLSv1_3"),
@@ -86,7 +91,11 @@ fn bad_options_are_named() {
         (json!({"ssl_validate_ocsp": true}), "OCSP"),
         (json!({"ssl_include_verify_flags": [8]}), "OpenSSL"),
         (json!({"health_check_interval": -1}), "positive"),
-        (json!({"max_connections": 0}), "from 1 on"),
+        (json!({"max_connections": -1}), "from 1 on"),
+        (json!({"unacked_restore_limit": -1}), "from 0 on"),
+        (json!({"client_name": "a b"}), "without spaces and newlines, not \"a b\""),
+        (json!({"client_name": "a\nb"}), "visible ASCII"),
+        (json!({"credential_provider": "a.B"}), "argument of the connection"),
         (json!({"reconnect_grace": "long"}), "a number of seconds"),
     ] {
         let name = options.as_object().unwrap().keys().next().unwrap().clone();
@@ -130,4 +139,36 @@ fn health_checks_may_be_off() {
     let interval = |options| parse("redis://h", options).unwrap().health_check_interval;
     assert_eq!(interval(json!({})), Some(Duration::from_secs(25)));
     assert_eq!(interval(json!({"health_check_interval": 0})), None);
+}
+
+#[test]
+fn nothing_may_mean_any_number_or_none() {
+    let config =
+        parse("redis://h", json!({"max_connections": 0, "unacked_restore_limit": 0})).unwrap();
+    assert_eq!((config.max_connections, config.restore_limit), (None, Some(0)));
+}
+
+#[test]
+fn what_has_no_effect_is_documented() {
+    let text = include_str!("../../../docs/transports.md");
+    let (_, table) = text.split_once("\nWithout effect, and why:\n").unwrap();
+    let (table, _) = table.split_once("\n#").unwrap();
+    let mut documented: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next())
+        .flat_map(|names| names.split(", ").map(|name| name.trim_matches('`')))
+        .collect();
+    documented.sort_unstable();
+    assert_eq!(documented, WITHOUT_EFFECT);
+}
+
+#[test]
+fn sentinels_have_options_of_their_own() {
+    let own = json!({
+        "password": "x", "health_check_interval": 3, "retry_on_timeout": true, "client_name": "x",
+        "socket_keepalive": true, "socket_keepalive_options": {"TCP_KEEPIDLE": 5},
+    });
+    let config = parse("sentinel://h", json!({"master_name": "m", "sentinel_kwargs": own}));
+    let keepalive = config.unwrap().sentinels.unwrap().dial.keepalive.unwrap();
+    assert_eq!(keepalive.idle.as_secs(), 5);
 }

@@ -43,9 +43,33 @@ pub(super) fn steps(option: &Given<'_>) -> Result<Vec<i64>> {
     Ok(steps)
 }
 
-/// A dictionary of socket option numbers or names, as redis-py takes it.
-pub(super) fn keepalive(option: &Given<'_>, keepalive: &mut Keepalive) -> Result<()> {
-    let right = "a dictionary of TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT";
+/// As [`Given::count`]; 0 is `None`.
+pub(super) fn count_or_none(option: &Given<'_>, right: &str) -> Result<Option<usize>> {
+    match option.number(right)? {
+        0.0 => Ok(None),
+        _ => option.count(right).map(Some),
+    }
+}
+
+/// A name that a server takes for a client.
+pub(super) fn client_name(option: &Given<'_>) -> Result<String> {
+    let name = option.non_empty()?;
+    if name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(name);
+    }
+    Err(option.invalid(&format!(
+        "must be of visible ASCII characters, without spaces and newlines, not {name:?}"
+    )))
+}
+
+/// A dictionary of socket option numbers or names, as redis-py takes it. `user_timeout` is changed if
+/// that is among them.
+pub(super) fn keepalive(
+    option: &Given<'_>,
+    keepalive: &mut Keepalive,
+    user_timeout: &mut Option<Duration>,
+) -> Result<()> {
+    let right = "a dictionary of TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT and TCP_USER_TIMEOUT";
     let members = option.value.as_object().ok_or_else(|| option.ill_typed(right))?;
     for (name, value) in members {
         let Some(number) = value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0)
@@ -57,7 +81,10 @@ pub(super) fn keepalive(option: &Given<'_>, keepalive: &mut Keepalive) -> Result
             ("TCP_KEEPIDLE", _) | (_, Ok(libc::TCP_KEEPIDLE)) => keepalive.idle = seconds,
             ("TCP_KEEPINTVL", _) | (_, Ok(libc::TCP_KEEPINTVL)) => keepalive.interval = seconds,
             ("TCP_KEEPCNT", _) | (_, Ok(libc::TCP_KEEPCNT)) => keepalive.count = number,
-            _ => return Err(option.ill_typed(right)),
+            ("TCP_USER_TIMEOUT", _) | (_, Ok(libc::TCP_USER_TIMEOUT)) => {
+                *user_timeout = Some(Duration::from_millis(number.into()));
+            }
+            _ => return Err(option.invalid(&format!("must be {right}, which {name:?} is not"))),
         }
     }
     Ok(())

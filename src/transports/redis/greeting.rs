@@ -27,6 +27,8 @@ pub(super) struct Abilities {
     pub(super) tracking: bool,
     /// How scripts are run.
     pub(super) scripts: Scripts,
+    /// For how long the server has been there; `None` when it does not tell.
+    pub(super) uptime: Option<Duration>,
 }
 
 /// See [`Abilities::scripts`].
@@ -122,7 +124,9 @@ pub(super) async fn greet(
         }
     };
     tell(link.peer(), config, refused);
-    Ok(Abilities { pushes, tracking, scripts })
+    let info = replies.next(Talk::optional)?.ok();
+    let uptime = info.and_then(|text| line_of(&text, "uptime_in_seconds").parse().ok());
+    Ok(Abilities { pushes, tracking, scripts, uptime: uptime.map(Duration::from_secs) })
 }
 
 /// Introduces us on a further link to a server that was greeted before, in RESP2: it listens, or
@@ -198,6 +202,7 @@ impl<'a> Talk<'a> {
         }
         commands.push(Command::new("EVALSHA").args([NO_HASH, "0"]));
         commands.push(Command::new("EVAL").args(["return 1", "0"]));
+        commands.push(Command::new("INFO").arg("server"));
         self.send(&commands).await
     }
 
@@ -281,14 +286,9 @@ impl<'a> Talk<'a> {
 
     /// The same out of `INFO`.
     fn check_info(&self, part: &str, text: &Value) -> Result<()> {
-        let text = text.as_bytes().map(|text| String::from_utf8_lossy(text)).unwrap_or_default();
-        let line = |name: &str| {
-            let mut lines = text.lines();
-            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default()
-        };
         match part {
-            "server" => self.check_version(line("redis_version")),
-            _ => self.check_role(line("role")),
+            "server" => self.check_version(&line_of(text, "redis_version")),
+            _ => self.check_role(&line_of(text, "role")),
         }
     }
 
@@ -315,6 +315,14 @@ impl<'a> Talk<'a> {
         }
         Ok(())
     }
+}
+
+/// What a line of `INFO` says; nothing without such a line.
+fn line_of(info: &Value, name: &str) -> String {
+    let text = info.as_bytes().map(|text| String::from_utf8_lossy(text)).unwrap_or_default();
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_default().to_owned()
 }
 
 /// Whether an error says how the server is at the moment, and not what it lets us do.

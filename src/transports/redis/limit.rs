@@ -24,11 +24,7 @@ impl Permit {
     /// # Errors
     /// `Connection`, as in Kombu, when there are as many links as `max_connections` allows.
     pub(super) fn take(config: &Config) -> Result<Self> {
-        // Behind sentinels it is the master, wherever that is.
-        let server = match &config.sentinels {
-            Some(sentinels) => format!("{} ({})", sentinels.first(), sentinels.master),
-            None => config.address.to_string(),
-        };
+        let server = config.server();
         let mut open = OPEN.get_or(Mutex::default).lock();
         let count = open.entry(server.clone()).or_default();
         if let Some(most) = config.max_connections.filter(|most| *count >= *most) {

@@ -1,6 +1,7 @@
 //! What the keeper does for a store: renews the claims that it holds, and brings back those of
 //! owners that are gone. It goes on while Python is busy, and ends with the store.
 
+use super::restore::Turn;
 use super::shared::{Shared, random_share};
 use crate::error::Result;
 use crate::io::keeper;
@@ -61,7 +62,7 @@ impl Schedule {
 
 async fn maintain(shared: Weak<Shared>) {
     let Some(first) = shared.upgrade() else { return };
-    let third = (first.config.visibility_timeout / 3).max(SHORTEST);
+    let third = first.renewal_period().max(SHORTEST);
     let restore_every = first.config.restore_interval.max(SHORTEST);
     let upkeep = first.upkeep.clone();
     drop(first);
@@ -105,9 +106,12 @@ async fn maintain(shared: Weak<Shared>) {
         if !consuming {
             restoring.next = restoring.next.max(Instant::now() + LOOK_AGAIN);
         }
+        if let Some(until) = shared.rests_until() {
+            restoring.next = restoring.next.max(until);
+        }
         if consuming && restoring.is_due() && shared.config.ack_emulation {
             // A portion at a time: claims that are held here must be renewed meanwhile.
-            match shared.restore_some(turn.get_or_insert_with(|| shared.turn())).await {
+            match restore(&shared, &mut turn).await {
                 Ok(Some(pause)) => restoring.next = Instant::now() + pause,
                 ended => {
                     turn = None;
@@ -126,6 +130,17 @@ async fn maintain(shared: Weak<Shared>) {
             tracing::debug!("the expiry of queues could not be put off: {error}");
         }
     }
+}
+
+/// A portion of a turn at restoring expired claims; as [`Shared::restore_some`].
+async fn restore(shared: &Shared, turn: &mut Option<Turn>) -> Result<Option<Duration>> {
+    if turn.is_none() {
+        shared.look_at_clock().await?;
+    }
+    if shared.rests_until().is_some() {
+        return Ok(None);
+    }
+    shared.restore_some(turn.get_or_insert_with(|| shared.turn())).await
 }
 
 async fn renew(shared: &Shared) -> Result<()> {

@@ -13,6 +13,7 @@ mod ask;
 mod bindings;
 mod cluster;
 mod config;
+mod contact;
 mod deliveries;
 mod error;
 mod fanout;

@@ -250,11 +250,13 @@ impl News {
         self.notify.notify();
     }
 
-    /// A queue is deleted.
-    pub(super) fn remove(&self, queue: &str) {
+    /// A queue is deleted, or has no consumer any more. Whoever looks after it all the same begins anew.
+    pub(super) fn remove(&self, queue: &str, lists: &[String]) {
         let mut state = self.state.lock();
         if state.queues.remove(queue).is_some() {
-            state.keys.retain(|_, known| **known != *queue);
+            for list in lists {
+                state.keys.remove(list.as_bytes());
+            }
         }
     }
 
@@ -308,6 +310,16 @@ mod tests {
         assert!(look_at(&news, &queue).is_some());
         news.forget();
         assert!(look_at(&news, &queue).is_some());
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_queue_that_nobody_consumes() {
+        let news = News::default();
+        arm(&news, &"q".into());
+        arm(&news, &"other".into());
+        news.remove("q", &lists("q"));
+        let state = news.state.lock();
+        assert_eq!((state.queues.len(), state.keys.len()), (1, 2));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::news::Snapshot;
 use super::scripts::Script;
 use super::session::{ScriptCall, Session};
 use super::shared::{Shared, random_share, record_tail};
+use super::unsure::Found;
 use crate::codec::envelope;
 use crate::error::{ErrorKind, Result};
 use crate::io::task::{sleep, watch_until};
@@ -63,50 +64,44 @@ impl Shared {
     ) -> Result<Vec<Delivery>> {
         let session = self.session().await?;
         let max = options.max.clamp(1, MOST);
-        let mut deliveries = Vec::new();
-        self.find_lost(&session, queues, max, &mut deliveries).await?;
-        for queue in queues {
-            let room = max.saturating_sub(deliveries.len());
-            self.take_mail(&queue.name, room, &mut deliveries);
-        }
-        if deliveries.len() >= max || queues.is_empty() {
-            self.found(&deliveries);
-            return Ok(deliveries);
+        let mut found = self.unsure.hand();
+        self.find_lost(&session, queues, max, &mut found).await?;
+        // There are no claims on it: taken when nothing is waited for any more.
+        let mail: usize = queues.iter().map(|queue| self.fanout.len(&queue.name)).sum();
+        let room = max.saturating_sub(found.len() + mail);
+        if room == 0 || queues.is_empty() {
+            return Ok(self.hand_out(found, queues, max));
         }
         self.consuming.store(true, Ordering::Relaxed);
         let names = || queues.iter().map(|queue| &queue.name);
         let first_cheaply =
-            options.arm && deliveries.is_empty() && self.news.expects_nothing(names());
+            options.arm && found.len() + mail == 0 && self.news.expects_nothing(names());
         if first_cheaply && !self.has_any(&session, queues).await? {
-            return Ok(deliveries);
+            return Ok(Vec::new());
         }
         let snapshot =
             options.arm.then(|| self.news.snapshot(names(), |queue| self.config.lists(queue)));
-        let (call, sources, tags) =
-            self.receive_call(queues, max - deliveries.len(), options.arm)?;
+        let (call, sources, tags) = self.receive_call(queues, room, options.arm)?;
         // Until the answer is here nobody knows what was claimed.
         let watch = self.unsure.watch(&tags, sources.iter().any(|source| source.claimed));
-        let reply = match session.run_now("to hand out messages", call).await {
+        let reply = match session.run_now("to hand out messages", call, || watch.answered()).await {
             Ok(Some(reply)) => reply,
             Ok(None) => {
-                watch.answered();
                 self.news.hold_back();
-                return Ok(deliveries);
+                return Ok(self.hand_out(found, queues, max));
             }
             // What is here is not to be lost: the next call tells of the error. The next call goes over
             // another link, too, when this one was left for it.
-            Err(_) if !deliveries.is_empty() || session.is_left() => return Ok(deliveries),
+            Err(_) if found.len() + mail > 0 || session.is_left() => {
+                return Ok(self.hand_out(found, queues, max));
+            }
             Err(error) => return Err(error),
         };
-        watch.answered();
         let kind = unexpected("the receive script", &reply);
-        let mut taken = self.deliveries(reply.into_items().ok_or(kind)?, &sources, &tags);
-        if !taken.unreadable.is_empty() {
-            // Nobody can do anything with them: kept, they would come again for ever.
-            self.settle_tags(&session, std::mem::take(&mut taken.unreadable)).await?;
-        }
-        deliveries.extend(taken.deliveries);
-        self.found(&deliveries);
+        let taken = self.deliveries(reply.into_items().ok_or(kind)?, &sources, &tags);
+        found.extend(taken.deliveries);
+        self.drop_unreadable(&session, taken.unreadable).await;
+        let deliveries = self.hand_out(found, queues, max);
         if deliveries.is_empty() {
             if let Some(error) = taken.error {
                 return Err(error);
@@ -116,6 +111,31 @@ impl Shared {
             }
         }
         Ok(deliveries)
+    }
+
+    /// Ends the claims on messages that cannot be decoded: nobody can do anything with them, and kept,
+    /// they would come again for ever. What came with them does not depend on it.
+    pub(super) async fn drop_unreadable(&self, session: &Session, tags: Vec<Name>) {
+        if tags.is_empty() {
+            return;
+        }
+        if let Err(error) = self.settle_tags(session, tags).await {
+            tracing::warn!("unreadable messages are dropped over the next link: {error}");
+        }
+    }
+
+    /// What there is for the caller: fanout messages first.
+    fn hand_out(&self, found: Found<'_>, queues: &[QueueRef], max: usize) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        for queue in queues {
+            let room = max.saturating_sub(found.len() + deliveries.len());
+            self.take_mail(&queue.name, room, &mut deliveries);
+        }
+        deliveries.extend(found.arrived());
+        if !deliveries.is_empty() {
+            self.news.found(deliveries.iter().map(|delivery| &delivery.claim.queue));
+        }
+        deliveries
     }
 
     /// Notes a look that found nothing, and armed.
@@ -136,12 +156,6 @@ impl Shared {
         let reply = session.call("to count its clients", &command).await.ok()?;
         let text = std::str::from_utf8(reply.as_bytes()?).ok()?;
         text.lines().find_map(|line| line.strip_prefix("tracking_clients:")?.trim().parse().ok())
-    }
-
-    fn found(&self, deliveries: &[Delivery]) {
-        if !deliveries.is_empty() {
-            self.news.found(deliveries.iter().map(|delivery| &delivery.claim.queue));
-        }
     }
 
     fn receive_call<'a>(

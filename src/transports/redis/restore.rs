@@ -45,12 +45,14 @@ struct Expired {
 pub(super) struct Turn {
     left: usize,
     restored: usize,
+    /// Somebody asks for it, who knows better than to wait for owners that may come back.
+    asked: bool,
 }
 
 impl Shared {
     /// A turn that has not begun.
     pub(super) fn turn(&self) -> Turn {
-        Turn { left: self.config.restore_limit.unwrap_or(usize::MAX), restored: 0 }
+        Turn { left: self.config.restore_limit.unwrap_or(usize::MAX), restored: 0, asked: false }
     }
 
     /// Restores some expired claims, if it is nobody else's turn. Returns the pause until there are
@@ -59,7 +61,12 @@ impl Shared {
         let begin = Instant::now();
         let batch = self.expired(PORTION.min(turn.left), true).await?;
         if !batch.is_empty() {
-            turn.restored += self.move_back(&batch).await?.0;
+            // The answer may have been long in coming.
+            if turn.asked || self.rests_until().is_none() {
+                turn.restored += self.move_back(&batch).await?.0;
+            } else {
+                turn.left = 0;
+            }
             turn.left = turn.left.saturating_sub(batch.len());
             if turn.left > 0 && batch.len() == PORTION {
                 let pause = begin.elapsed() * PAUSE_FACTOR;
@@ -75,7 +82,7 @@ impl Shared {
 
     /// See [`crate::transport::Store::restore`].
     pub(super) async fn restore_expired(&self) -> Result<usize> {
-        let mut turn = self.turn();
+        let mut turn = Turn { asked: true, ..self.turn() };
         while let Some(pause) = self.restore_some(&mut turn).await? {
             sleep_until(Instant::now() + pause).await;
         }

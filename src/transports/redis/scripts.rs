@@ -74,10 +74,11 @@ impl Script {
 /// ARGV: how many, 1 to arm, first part of the tags, how many lists in a row are equally urgent; for
 /// each list the record's end (empty: no claim).
 /// Returns list numbers (from 1) and messages, alternating; the n-th message's tag ends in n.
-/// Equally urgent lists share what is taken, one message of each in turn.
+/// Equally urgent lists share what is taken, one message of each in turn. What is no list is an error
+/// only when nothing was taken: that is claimed, and would be lost with an error.
 const RECEIVE: &str = r"
 local left, tags, width = tonumber(ARGV[1]), ARGV[3], tonumber(ARGV[4])
-local out, records, scores, n, now = {}, {}, {}, 0, nil
+local out, records, scores, n, now, refusal = {}, {}, {}, 0, nil, nil
 local function flush()
   if #records == 0 then return end
   redis.call('HSET', KEYS[1], unpack(records))
@@ -112,8 +113,10 @@ for first = 3, #KEYS, width do
     local share, more = math.max(1, math.floor(left / #open)), {}
     for _, i in ipairs(open) do
       local wanted = math.min(share, left)
-      local popped = wanted > 0 and redis.call('RPOP', KEYS[i], wanted)
-      if popped then
+      local popped = wanted > 0 and redis.pcall('RPOP', KEYS[i], wanted)
+      if popped and popped.err then
+        refusal = popped
+      elseif popped then
         for j = 1, #popped do got[i][#got[i] + 1] = popped[j] end
         left = left - #popped
         if #popped == wanted then more[#more + 1] = i end
@@ -133,6 +136,7 @@ for first = 3, #KEYS, width do
   end
 end
 flush()
+if n == 0 and refusal then return refusal end
 if n == 0 and ARGV[2] == '1' then
   for i = 3, #KEYS do redis.call('LLEN', KEYS[i]) end
 end

@@ -1,7 +1,7 @@
 //! Sentinels: servers that are asked where the master is, each time a link is made.
 
 use super::ask::{Login, ask, share};
-use super::given::given;
+use super::given::{self, given};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::dial::{Address, DialOptions, Keepalive};
 use crate::io::task::timeout_at;
@@ -13,6 +13,27 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+/// Arguments of redis-py's `Redis`, which `sentinel_kwargs` is made for, that change nothing here: a
+/// sentinel is asked one question, or listened to.
+const WITHOUT_EFFECT: [&str; 16] = [
+    "client_name",
+    "db",
+    "decode_responses",
+    "encoding",
+    "encoding_errors",
+    "errors",
+    "health_check_interval",
+    "lib_name",
+    "lib_version",
+    "max_connections",
+    "protocol",
+    "retry",
+    "retry_on_error",
+    "retry_on_timeout",
+    "single_connection_client",
+    "socket_read_size",
+];
 
 /// The port of sentinels.
 const PORT: u16 = 26379;
@@ -108,11 +129,18 @@ impl Sentinels {
                 }
                 "socket_keepalive" if !option.flag()? => self.dial.keepalive = None,
                 "socket_keepalive" => {}
+                "socket_keepalive_options" => {
+                    let mut keepalive = Keepalive::default();
+                    given::keepalive(&option, &mut keepalive, &mut self.dial.user_timeout)?;
+                    self.dial.keepalive = self.dial.keepalive.map(|_| keepalive);
+                }
+                name if WITHOUT_EFFECT.contains(&name) => {}
                 _ if tls.set(&option)? => {}
                 _ => {
                     return Err(option.invalid(
                         "is not for sentinel_kwargs, which knows password, socket_connect_timeout, \
-                         socket_keepalive, socket_timeout, ssl and its options, and username",
+                         socket_keepalive, socket_keepalive_options, socket_timeout, ssl and its \
+                         options, username, and other arguments of redis-py's Redis, without effect",
                     ));
                 }
             }
@@ -255,8 +283,8 @@ mod tests {
         let error = |options| parse("sentinel://h", options).unwrap_err().to_string();
         assert!(error(json!({})).contains("'master_name'"));
         assert!(error(json!({"master_name": "m", "sentinels": ["a:1"]})).contains("'sentinels'"));
-        let own = json!({"master_name": "m", "sentinel_kwargs": {"db": 1}});
-        assert!(error(own).contains("'db' is not for sentinel_kwargs"));
+        let own = json!({"master_name": "m", "sentinel_kwargs": {"bogus": 1}});
+        assert!(error(own).contains("'bogus' is not for sentinel_kwargs"));
         let url = Url::parse("redis://h").unwrap();
         let Json::Object(options) = json!({"master_name": "m"}) else { unreachable!() };
         assert!(Config::parse(&url, &options).unwrap_err().to_string().contains("sentinel://"));

@@ -11,7 +11,6 @@ use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::dial::{Address, dial};
 use crate::io::link::{Expect, Link, Pulse, Traffic};
-use crate::io::lock::Mutex;
 use crate::io::task::timeout_at;
 use crate::protocol::resp::{Command, Parser, Pipeline, Value};
 use bytes::Bytes;
@@ -34,8 +33,6 @@ pub(super) struct Session {
     shared: Weak<Shared>,
     /// Without pushes: the link that listens to fanout exchanges, once there are some.
     ears: OnceLock<Arc<Link<Parser>>>,
-    /// One for each link.
-    permits: Mutex<Vec<Permit>>,
     /// The server has said that it is not the one to be at.
     misplaced: Arc<AtomicBool>,
     /// Which state of the fanout subscriptions the server knows.
@@ -43,33 +40,37 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects; where to, sentinels or nodes are asked each time.
+    /// Connects; where to, sentinels or nodes are asked each time. `permit` is held for as long as the
+    /// link lives.
     ///
     /// # Errors
     /// `Connection`, `Auth`, or `Unsupported` when the server is too old.
-    pub(super) async fn open(config: &Arc<Config>, shared: Weak<Shared>) -> Result<Self> {
-        hedged(|| {
-            let permit = Permit::take(config)?;
-            Ok(Self::connect(config, shared.clone(), permit))
-        })
-        .await
-        .map_err(ours)
+    pub(super) async fn open(
+        config: &Arc<Config>,
+        shared: Weak<Shared>,
+        permit: Arc<Permit>,
+    ) -> Result<Self> {
+        hedged(|| Self::connect(config, shared.clone(), permit.clone())).await.map_err(ours)
     }
 
-    async fn connect(config: &Arc<Config>, shared: Weak<Shared>, permit: Permit) -> Result<Self> {
+    async fn connect(
+        config: &Arc<Config>,
+        shared: Weak<Shared>,
+        permit: Arc<Permit>,
+    ) -> Result<Self> {
         let address = match (&config.sentinels, &config.cluster) {
             (Some(sentinels), _) => sentinels.master().await?,
             (_, Some(cluster)) => cluster.master(config).await?,
             _ => config.address.clone(),
         };
-        let connected = Self::connect_to(address, config, shared, permit).await;
+        let connected = Self::connect_to(address, config, shared, Some(permit)).await;
         if let (Err(_), Some(cluster)) = (&connected, &config.cluster) {
             cluster.doubt();
         }
         connected
     }
 
-    /// Connects to this server.
+    /// Connects to this server; without a permit the link is not counted.
     ///
     /// # Errors
     /// As [`Session::open`].
@@ -77,12 +78,12 @@ impl Session {
         address: Address,
         config: &Arc<Config>,
         shared: Weak<Shared>,
-        permit: Permit,
+        permit: Option<Arc<Permit>>,
     ) -> Result<Self> {
         let until = Instant::now() + config.dial.connect_timeout;
         let misplaced = Arc::<AtomicBool>::default();
         let incoming =
-            Incoming { shared: shared.clone(), misplaced: misplaced.clone(), ears: false };
+            Incoming { shared: shared.clone(), misplaced: misplaced.clone(), ears: false, permit };
         let link = open_link(&address, config, incoming).await?;
         let abilities = greet(&link, &config.logged_in(), until).await?;
         if config.cluster.is_some() && matches!(abilities.scripts, Scripts::Refused) {
@@ -92,10 +93,7 @@ impl Session {
             )));
         }
         tracing::debug!("connected to {}, database {}", link.peer(), config.db);
-        Ok(Self {
-            misplaced,
-            ..Self::new(link, config.clone(), address, abilities, shared, permit)
-        })
+        Ok(Self { misplaced, ..Self::new(link, config.clone(), address, abilities, shared) })
     }
 
     fn new(
@@ -104,7 +102,6 @@ impl Session {
         address: Address,
         abilities: Abilities,
         shared: Weak<Shared>,
-        permit: Permit,
     ) -> Self {
         Self {
             link,
@@ -113,25 +110,27 @@ impl Session {
             abilities,
             shared,
             ears: OnceLock::new(),
-            permits: Mutex::new(vec![permit]),
             misplaced: Arc::default(),
             topics: AtomicU64::new(0),
         }
     }
 
     /// A second link to the same server, for a caller that watches keys: `WATCH` is about all that
-    /// is done on a link, and this one has many users.
+    /// is done on a link, and this one has many users. It lives for a moment and is not counted.
     pub(super) async fn aside(&self) -> Result<Self> {
-        let permit = Permit::take(&self.config).map_err(ours)?;
-        let link = self.further_link(false).await.map_err(ours)?;
+        let link = self.further_link(false, None).await.map_err(ours)?;
         let (config, address) = (self.config.clone(), self.address.clone());
-        Ok(Self::new(link, config, address, self.abilities.clone(), Weak::new(), permit))
+        Ok(Self::new(link, config, address, self.abilities.clone(), Weak::new()))
     }
 
-    async fn further_link(&self, ears: bool) -> Result<Arc<Link<Parser>>> {
+    async fn further_link(
+        &self,
+        ears: bool,
+        permit: Option<Arc<Permit>>,
+    ) -> Result<Arc<Link<Parser>>> {
         let until = Instant::now() + self.config.dial.connect_timeout;
         let (shared, misplaced) = (self.shared.clone(), self.misplaced.clone());
-        let traffic = Incoming { shared, misplaced, ears };
+        let traffic = Incoming { shared, misplaced, ears, permit };
         let link = open_link(&self.address, &self.config, traffic).await?;
         introduce(&link, &self.config.logged_in(), until).await?;
         Ok(link)
@@ -325,12 +324,26 @@ impl Session {
     }
 
     /// As [`Session::run`]; `None` when the keys are on their way to another node of a cluster.
-    pub(super) async fn run_now(&self, what: &str, call: ScriptCall) -> Result<Option<Value>> {
-        if !self.is_in_cluster() {
-            return self.run(what, call).await.map(Some);
+    /// `answered` is called when the server has answered, be it with a refusal: then nothing was done
+    /// that the caller does not hear of.
+    pub(super) async fn run_now(
+        &self,
+        what: &str,
+        call: ScriptCall,
+        answered: impl FnOnce() + Send,
+    ) -> Result<Option<Value>> {
+        if matches!(self.abilities.scripts, Scripts::Refused) {
+            let done = self.run(what, call).await;
+            if !done.as_ref().is_err_and(|error| error.kind() == ErrorKind::Connection) {
+                answered();
+            }
+            return done.map(Some);
         }
-        match self.script_reply(&call, Moving::Tell).await? {
-            Value::Error(error) if is_moving(&error) => Ok(None),
+        let moving = if self.is_in_cluster() { Moving::Tell } else { Moving::Wait };
+        let reply = self.script_reply(&call, moving).await?;
+        answered();
+        match reply {
+            Value::Error(error) if self.is_in_cluster() && is_moving(&error) => Ok(None),
             reply => self.checked(what, reply).map(Some),
         }
     }
@@ -341,6 +354,8 @@ impl Session {
         if let Some(shared) = self.shared() {
             shared.counters.script_calls.add(1);
             shared.counters.script_time.add(sent.elapsed());
+            shared.contact.heard(Instant::now());
+            shared.was_cut_off(sent.elapsed());
         }
         Ok(reply)
     }
@@ -367,8 +382,7 @@ impl Session {
             Some(ears) => ears,
             None => {
                 let permit = Permit::take(&self.config).map_err(ours)?;
-                let link = self.further_link(true).await.map_err(ours)?;
-                self.permits.lock().push(permit);
+                let link = self.further_link(true, Some(Arc::new(permit))).await.map_err(ours)?;
                 self.ears.get_or_init(|| link)
             }
         };
@@ -496,6 +510,8 @@ struct Incoming {
     misplaced: Arc<AtomicBool>,
     /// Whether the link listens in RESP2, where what is published looks like a reply.
     ears: bool,
+    /// The right to the link.
+    permit: Option<Arc<Permit>>,
 }
 
 impl Traffic<Value> for Incoming {
@@ -511,6 +527,14 @@ impl Traffic<Value> for Incoming {
             self.misplaced.store(true, Ordering::Release);
         }
         None
+    }
+
+    /// Whoever is to make another link in its place finds room for it.
+    fn lost(&mut self, heard: Instant) {
+        self.permit = None;
+        if let Some(shared) = self.shared.upgrade() {
+            shared.contact.heard(heard);
+        }
     }
 }
 

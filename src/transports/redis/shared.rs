@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::bindings::BindingCache;
+use super::contact::{Contact, Rest};
 use super::error::ours;
 use super::fanout::Fanout;
 use super::limit::Permit;
@@ -35,6 +36,10 @@ pub(super) struct Shared {
     /// To the node that the slot is being moved to.
     side: Mutex<Option<Arc<Session>>>,
     backoff: Mutex<Backoff>,
+    /// The right to the link of `current`: one, also while attempts are made to replace it.
+    permit: Mutex<Weak<Permit>>,
+    pub(super) contact: Arc<Contact>,
+    pub(super) rest: Rest,
     /// When the loss of the last link was noticed.
     lost_since: Mutex<Option<Instant>>,
     pub(super) news: News,
@@ -84,14 +89,18 @@ impl Shared {
     }
 
     fn empty(config: Arc<Config>) -> Arc<Self> {
+        let contact = Contact::with_server(&config);
         Arc::new_cyclic(|me| Self {
             config,
+            contact,
+            rest: Rest::default(),
             exchanges: Exchanges::default(),
             counters: Counters::default(),
             me: me.clone(),
             current: Mutex::default(),
             side: Mutex::default(),
             backoff: Mutex::default(),
+            permit: Mutex::default(),
             lost_since: Mutex::default(),
             news: News::default(),
             fanout: Fanout::default(),
@@ -153,7 +162,7 @@ impl Shared {
         if let Some(session) = self.live() {
             return self.in_step(session).await;
         }
-        match Session::open(&self.config, self.me.clone()).await {
+        match self.open().await {
             Ok(session) => self.adopt(session).await,
             Err(error) => {
                 self.backoff.lock().failed();
@@ -162,10 +171,27 @@ impl Shared {
         }
     }
 
+    /// A further session, which has no part in the work yet.
+    pub(super) async fn open(&self) -> Result<Session> {
+        let permit = self.permit().map_err(ours)?;
+        Session::open(&self.config, self.me.clone(), permit).await
+    }
+
+    fn permit(&self) -> Result<Arc<Permit>> {
+        let mut known = self.permit.lock();
+        if let Some(permit) = known.upgrade() {
+            return Ok(permit);
+        }
+        let permit = Arc::new(Permit::take(&self.config)?);
+        *known = Arc::downgrade(&permit);
+        Ok(permit)
+    }
+
     /// Goes on with a new session, unless another is alive: that one is returned then.
     pub(super) async fn adopt(&self, session: Session) -> Result<Arc<Session>> {
         *self.backoff.lock() = Backoff::default();
         let session = self.install(Arc::new(session))?;
+        self.hold_on(&session).await?;
         self.settle_again(&session).await?;
         self.in_step(session).await
     }
@@ -177,6 +203,7 @@ impl Shared {
         }
         let old = current.replace(session.clone());
         drop(current);
+        self.is_back(session.abilities().uptime);
         *self.lost_since.lock() = None;
         watch::start(&self.me, &session)?;
         if let Some(sentinels) = &self.config.sentinels {
@@ -203,14 +230,14 @@ impl Shared {
         Ok(session)
     }
 
-    /// A session with the node that the slot is being moved to.
+    /// A session with the node that the slot is being moved to. Its link lives for as long as that
+    /// takes and is not counted.
     pub(super) async fn side_session(&self, address: &Address) -> Result<Arc<Session>> {
         let known = self.side.lock().clone();
         if let Some(known) = known.filter(|side| side.is_alive() && side.address == *address) {
             return Ok(known);
         }
-        let permit = Permit::take(&self.config).map_err(ours)?;
-        let session = Session::connect_to(address.clone(), &self.config, self.me.clone(), permit);
+        let session = Session::connect_to(address.clone(), &self.config, self.me.clone(), None);
         let session = Arc::new(session.await.map_err(ours)?);
         keeper::tend(session.link())?;
         *self.side.lock() = Some(session.clone());
@@ -321,6 +348,11 @@ impl Shared {
         let declared = self.declared.lock();
         let expires = |queue: &Name| declared.get(queue).and_then(|queue| queue.options.expires);
         consumed.into_iter().filter_map(|queue| Some((queue.clone(), expires(&queue)?))).collect()
+    }
+
+    /// What was heard of a queue is of no use any more.
+    pub(super) fn forget_news(&self, queue: &str) {
+        self.news.remove(queue, &self.config.lists(queue));
     }
 
     /// After how long of being unused a queue expires, if it was declared so here.

@@ -191,7 +191,7 @@ impl Store for RedisStore {
         shared.session().await?.call(&what, &command).await?;
         shared.declared.lock().remove(queue);
         shared.consumed.lock().remove(queue);
-        shared.news.remove(queue);
+        shared.forget_news(queue);
         shared.unbind_all(queue).await?;
         let unused = shared.fanout.delete(queue);
         shared.unlisten(unused).await
@@ -199,15 +199,15 @@ impl Store for RedisStore {
 
     async fn purge(&self, queue: &Name) -> Result<u64> {
         let shared = self.here();
-        let mut lengths = Pipeline::new();
-        for list in shared.config.lists(queue) {
-            lengths.push(&Command::new("LLEN").arg(&list));
-        }
-        let steps = lengths.len();
-        lengths.push(&Command::new("DEL").args(shared.config.lists(queue)));
+        let lists = shared.config.lists(queue);
+        let mut commands: Vec<Command> =
+            lists.iter().map(|list| Command::new("LLEN").arg(list)).collect();
+        commands.push(Command::new("DEL").args(&lists));
         let what = format!("to purge the queue '{queue}'");
-        let replies = shared.session().await?.call_all(&what, lengths).await?;
-        let dropped = sum("LLEN", replies.get(..steps).unwrap_or_default())?;
+        // One step: what comes in between would be dropped and not counted.
+        let replies = shared.session().await?.transaction(&what, &commands).await?;
+        let replies = replies.unwrap_or_default();
+        let dropped = sum("LLEN", replies.get(..lists.len()).unwrap_or_default())?;
         Ok(dropped + shared.fanout.purge(queue) as u64)
     }
 
@@ -271,6 +271,7 @@ impl Store for RedisStore {
     async fn unsubscribe(&self, queue: &Name) -> Result<()> {
         let shared = self.here();
         shared.consumed.lock().remove(queue);
+        shared.forget_news(queue);
         let unused = shared.fanout.unsubscribe(queue);
         shared.unlisten(unused).await
     }

@@ -34,10 +34,11 @@ impl Shared {
             return Ok(());
         }
         let count = tags.len();
+        let settling = self.unsure.settling(tags);
         let told = match self.session().await {
-            Ok(session) => self.settle_tags(&session, tags).await,
+            Ok(session) => self.settle_tags(&session, settling.done()).await,
             Err(error) => {
-                self.unsure.not_settled(tags);
+                drop(settling);
                 Err(error)
             }
         };
@@ -81,16 +82,16 @@ impl Shared {
             let mut held = self.held.lock();
             claims.iter().filter(|claim| held.remove(&claim.tag).is_some()).collect()
         };
-        if how != Release::Behind {
-            // The last one that goes to the head of a list is the first to come out.
-            order.reverse();
-        }
-        let moved = self.move_claims(&order, how).await;
-        if moved.is_err() && how == Release::Behind {
+        if how == Release::Behind {
             // Whoever rejected them has had his say; others are left to their lease.
-            self.unsure.not_requeued(order.into_iter().cloned().collect());
+            let rejecting = self.unsure.rejecting(order.into_iter().cloned().collect());
+            self.move_claims(&rejecting.items().iter().collect::<Vec<_>>(), how).await?;
+            rejecting.done();
+            return Ok(());
         }
-        moved
+        // The last one that goes to the head of a list is the first to come out.
+        order.reverse();
+        self.move_claims(&order, how).await
     }
 
     async fn move_claims(&self, claims: &[&Claim], how: Release) -> Result<()> {
@@ -204,7 +205,25 @@ impl Shared {
         if tags.is_empty() {
             return Ok(());
         }
-        let session = self.session().await?;
+        self.renew_over(&*self.session().await?, tags).await
+    }
+
+    /// Renews what is held over a new link, before anything else: nobody could while there was none.
+    pub(super) async fn hold_on(&self, session: &Session) -> Result<()> {
+        let held: Vec<Name> = self.held.lock().keys().cloned().collect();
+        if !self.config.renew_leases || held.is_empty() {
+            return Ok(());
+        }
+        match self.renew_over(session, &held).await {
+            Err(error) if session.is_alive() => {
+                tracing::warn!("claims could not be renewed, it is tried again: {error}");
+                Ok(())
+            }
+            renewed => renewed,
+        }
+    }
+
+    async fn renew_over(&self, session: &Session, tags: &[Name]) -> Result<()> {
         for batch in tags.chunks(BATCH * 5) {
             let mut call = ScriptCall::new(Script::Renew);
             call.key(self.config.unacked_index());

@@ -50,9 +50,14 @@ impl Unsure {
         self.not_settled.lock().extend(tags);
     }
 
-    /// These claims were rejected, to be queued again, but the server may not know.
-    pub(super) fn not_requeued(&self, claims: Vec<Claim>) {
-        self.not_requeued.lock().extend(claims);
+    /// These claims are settled, and the server does not know yet.
+    pub(super) fn settling(&self, tags: Vec<Name>) -> Underway<'_, Name> {
+        Underway { place: &self.not_settled, items: tags }
+    }
+
+    /// These claims are rejected, to be queued again, and the server does not know yet.
+    pub(super) fn rejecting(&self, claims: Vec<Claim>) -> Underway<'_, Claim> {
+        Underway { place: &self.not_requeued, items: claims }
     }
 
     /// This message was popped without a script and could not be claimed.
@@ -63,6 +68,18 @@ impl Unsure {
     /// Remembers a call of the receive script, if it is dropped without an answer.
     pub(super) fn watch<'a>(&'a self, tags: &'a str, claims: bool) -> Watch<'a> {
         Watch { unsure: self, tags: claims.then_some(tags) }
+    }
+
+    /// For messages on their way to whoever asked for them.
+    pub(super) fn hand(&self) -> Found<'_> {
+        Found { unsure: self, deliveries: Vec::new() }
+    }
+
+    fn look_for(&self, tags: &str) {
+        let mut receives = self.receives.lock();
+        if !receives.iter().any(|receive| receive.tags == tags) {
+            receives.push(Receive { tags: tags.to_owned(), looked: 0, next: Instant::now() });
+        }
     }
 
     /// Takes over what `other` has.
@@ -118,21 +135,69 @@ impl Watch<'_> {
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if let Some(tags) = self.tags {
-            let receive = Receive { tags: tags.to_owned(), looked: 0, next: Instant::now() };
-            self.unsure.receives.lock().push(receive);
+            self.unsure.look_for(tags);
         }
     }
 }
 
-/// Messages on their way back, which nobody else has: kept when that fails, or is dropped.
-struct Keeping<'a> {
+/// Claimed messages on their way to whoever asked for them. When he goes away meanwhile, they are looked
+/// for again: their claims would be renewed for nobody.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
     unsure: &'a Unsure,
-    popped: Vec<Popped>,
+    deliveries: Vec<Delivery>,
 }
 
-impl Drop for Keeping<'_> {
+impl Found<'_> {
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// Adds some.
+    pub(super) fn extend(&mut self, deliveries: impl IntoIterator<Item = Delivery>) {
+        self.deliveries.extend(deliveries);
+    }
+
+    /// They are with him who asked, or go another way.
+    pub(super) fn arrived(mut self) -> Vec<Delivery> {
+        std::mem::take(&mut self.deliveries)
+    }
+}
+
+impl Drop for Found<'_> {
     fn drop(&mut self) {
-        self.unsure.not_claimed.lock().append(&mut self.popped);
+        for delivery in self.deliveries.iter().filter(|delivery| !delivery.settled) {
+            // The tag without its number: those of one call.
+            if let Some(end) = delivery.claim.tag.rfind('-') {
+                self.unsure.look_for(&delivery.claim.tag[..=end]);
+            }
+        }
+    }
+}
+
+/// What is on its way to the server, and nobody else has: kept for the next link when that fails, or whoever
+/// does it goes away.
+pub(super) struct Underway<'a, T> {
+    place: &'a Mutex<Vec<T>>,
+    items: Vec<T>,
+}
+
+impl<T> Underway<'_, T> {
+    /// What it is.
+    pub(super) fn items(&self) -> &[T] {
+        &self.items
+    }
+
+    /// The server knows, or it is in other hands.
+    pub(super) fn done(mut self) -> Vec<T> {
+        std::mem::take(&mut self.items)
+    }
+}
+
+impl<T> Drop for Underway<'_, T> {
+    fn drop(&mut self) {
+        self.place.lock().append(&mut self.items);
     }
 }
 
@@ -150,11 +215,13 @@ impl Shared {
             }
         }
         let claims = std::mem::take(&mut *self.unsure.not_requeued.lock());
-        let refused =
-            self.requeue(session, &claims.iter().collect::<Vec<_>>(), "LPUSH").await.err();
-        let Some(error) = refused else { return Ok(()) };
+        let rejecting = self.unsure.rejecting(claims);
+        let claims: Vec<&Claim> = rejecting.items().iter().collect();
+        let Err(error) = self.requeue(session, &claims, "LPUSH").await else {
+            rejecting.done();
+            return Ok(());
+        };
         tracing::warn!("{} rejected messages are not queued again yet: {error}", claims.len());
-        self.unsure.not_requeued(claims);
         // Their leases end, if nothing else: no reason to do without the link.
         if session.is_alive() { Ok(()) } else { Err(error) }
     }
@@ -165,17 +232,17 @@ impl Shared {
         if popped.is_empty() {
             return Ok(());
         }
-        let mut keeping = Keeping { unsure: &self.unsure, popped };
-        let mut commands = Vec::with_capacity(keeping.popped.len() * 3);
+        let popped = Underway { place: &self.unsure.not_claimed, items: popped };
+        let mut commands = Vec::with_capacity(popped.items().len() * 3);
         // The last one that goes to the head of a list is the first to come out.
-        for message in keeping.popped.iter().rev() {
+        for message in popped.items().iter().rev() {
             let tag = &message.tag;
             commands.push(Command::new("HDEL").arg(self.config.unacked()).arg(tag));
             commands.push(Command::new("ZREM").arg(self.config.unacked_index()).arg(tag));
             commands.push(Command::new(message.push).arg(&message.list).arg(&message.message));
         }
         session.transaction("to put messages back", &commands).await?;
-        keeping.popped.clear();
+        popped.done();
         Ok(())
     }
 
@@ -212,22 +279,22 @@ impl Shared {
     async fn put_right(&self) -> Result<()> {
         let session = self.session().await?;
         self.settle_again(&session).await?;
-        self.find_lost(&session, &[], 0, &mut Vec::new()).await
+        self.find_lost(&session, &[], 0, &mut self.unsure.hand()).await
     }
 
     /// Fetches the messages of claims that were made for this store, but did not arrive. What is not
     /// wanted any more goes back.
-    pub(super) async fn find_lost(
-        &self,
+    pub(super) async fn find_lost<'a>(
+        &'a self,
         session: &Session,
         queues: &[QueueRef],
         max: usize,
-        out: &mut Vec<Delivery>,
+        out: &mut Found<'a>,
     ) -> Result<()> {
-        let (mut unwanted, mut failure) = (Vec::new(), None);
+        let (mut unwanted, mut unreadable, mut failure) = (self.unsure.hand(), Vec::new(), None);
         let mut due = self.unsure.due().into_iter();
         while let Some(mut receive) = due.next() {
-            let found = match self.claims_of(session, &receive.tags).await {
+            let found = match self.claims_of(session, &receive.tags, &mut unreadable).await {
                 Ok(found) => found,
                 Err(error) => {
                     self.unsure.receives.lock().extend(std::iter::once(receive).chain(due));
@@ -242,25 +309,29 @@ impl Shared {
             }
             for delivery in found {
                 let wanted = queues.iter().any(|q| q.name == delivery.claim.queue && !q.no_ack);
-                if wanted && out.len() < max {
-                    out.push(delivery);
-                } else {
-                    unwanted.push(delivery.claim);
-                }
+                let hand = if wanted && out.len() < max { &mut *out } else { &mut unwanted };
+                hand.extend([delivery]);
             }
         }
-        if !unwanted.is_empty() {
+        self.drop_unreadable(session, unreadable).await;
+        if unwanted.len() > 0 {
+            let claims: Vec<Claim> = unwanted.arrived().into_iter().map(|one| one.claim).collect();
             // Also after a failure: their leases would be renewed for nobody.
-            failure = self.give_back(&unwanted, Release::Unseen).await.err().or(failure);
+            failure = self.give_back(&claims, Release::Unseen).await.err().or(failure);
         }
         match failure {
             // What is here is not to be lost: the next call tells of the error.
-            Some(error) if out.is_empty() => Err(error),
+            Some(error) if out.len() == 0 => Err(error),
             _ => Ok(()),
         }
     }
 
-    async fn claims_of(&self, session: &Session, tags: &str) -> Result<Vec<Delivery>> {
+    async fn claims_of(
+        &self,
+        session: &Session,
+        tags: &str,
+        unreadable: &mut Vec<Name>,
+    ) -> Result<Vec<Delivery>> {
         let names: Vec<Name> = (1..=MOST).map(|number| format!("{tags}{number}").into()).collect();
         let command = Command::new("HMGET")
             .arg(self.config.unacked())
@@ -286,7 +357,7 @@ impl Shared {
                     found.push(Delivery { message, claim, settled: false });
                 }
                 Err(error) if error.kind() == ErrorKind::Decode => {
-                    self.settle_tags(session, vec![tag]).await?;
+                    unreadable.push(tag);
                 }
                 Err(error) => return Err(error),
             }
@@ -301,6 +372,8 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Message;
+    use bytes::Bytes;
 
     #[test]
     fn only_unanswered_calls_are_remembered() {
@@ -312,5 +385,22 @@ mod tests {
         let due = unsure.due();
         assert_eq!((due.len(), due[0].tags.as_str()), (1, "lost-"));
         assert!(unsure.due().is_empty());
+    }
+    #[test]
+    fn messages_that_did_not_arrive_are_looked_for() {
+        let unsure = Unsure::default();
+        let delivery = |tag: &str| Delivery {
+            message: Message::default(),
+            claim: Claim { tag: tag.into(), queue: "q".into(), handle: Bytes::new() },
+            settled: false,
+        };
+        let both = || ["ab-1-1", "ab-1-2", "cd-2-1"].map(delivery);
+        let mut found = unsure.hand();
+        found.extend(both());
+        assert_eq!(found.arrived().len(), 3);
+        assert!(unsure.due().is_empty());
+        unsure.hand().extend(both());
+        let due: Vec<_> = unsure.due().into_iter().map(|receive| receive.tags).collect();
+        assert_eq!(due, ["ab-1-", "cd-2-"]);
     }
 }

@@ -83,14 +83,15 @@ async fn compare(shared: &Weak<Shared>, session: &Weak<Session>) {
         None => None,
     };
     let Some(before) = before else { return };
-    let Some(config) = shared.upgrade().map(|shared| shared.config.clone()) else { return };
-    let fresh = either(async { Some(Session::open(&config, shared.clone()).await) }, async {
+    let Some(opener) = shared.upgrade() else { return };
+    let fresh = either(async { Some(opener.open().await) }, async {
         while is_silent(session, &before) {
             sleep(TICK / 4).await;
         }
         None
     })
     .await;
+    drop(opener);
     let fresh = match fresh {
         Some(Ok(fresh)) => fresh,
         Some(Err(error)) => {

@@ -60,3 +60,21 @@ def test_a_plain_server(new_redis: Callable[..., RedisServer], authority: Author
     ca = quote(str(authority.ca), safe="")
     url = f"rediss://:{SECRET}@localhost:{server.port}/0?ssl_ca_certs={ca}"
     assert "TLS" in refusal(url)
+
+
+def test_a_certificate_of_our_own(
+    new_redis: Callable[..., RedisServer], authority: Authority, tmp_path: Path
+) -> None:
+    server = new_redis(tls=authority, password=SECRET)
+    server.command("CONFIG", "SET", "tls-auth-clients", "yes")
+    certificate, key = authority.issue("client")
+    named = (
+        f"&ssl_certfile={quote(str(certificate), safe='')}&ssl_keyfile={quote(str(key), safe='')}"
+    )
+    connect(server.url() + named)
+    refusal(server.url())
+    stranger, its_key = Authority(tmp_path / "other", name="somebody else").issue("stranger")
+    refusal(
+        f"{server.url()}&ssl_certfile={quote(str(stranger), safe='')}"
+        f"&ssl_keyfile={quote(str(its_key), safe='')}"
+    )

@@ -538,3 +538,14 @@ def test_operations_of_virtual_channels_are_there(redis_server):
             peer._get("q")
         with pytest.raises(NotImplementedError, match="_get"):
             peer._get = print
+
+
+def test_the_tag_among_the_properties_is_that_of_the_delivery(redis_server):
+    """As in Kombu, where programs acknowledge by either."""
+    with Connection(redis_server.url()) as connection:
+        queue = connection.SimpleQueue("q")
+        queue.put("x")
+        message = queue.get(timeout=20)
+        assert message.properties["delivery_tag"] == message.delivery_tag
+        queue.channel.basic_ack(message.properties["delivery_tag"])
+        assert connection.transport.statistics().unacked == 0

@@ -211,3 +211,66 @@ def test_limits_are_checked(redis_server):
     ]:
         with pytest.raises(ValueError, match=text):
             Connection(redis_server.url(), transport_options=options).connect()
+
+
+def cut_off(server, proxies, seconds: float) -> None:
+    """Nobody reaches the server for a while, and all claims run out."""
+    for proxy in proxies:
+        proxy.refuse()
+        proxy.cut()
+    begin = time.monotonic()
+    for tag in server.command("ZRANGE", "unacked_index", 0, -1):
+        server.command("ZADD", "unacked_index", 1, tag)
+    wait_until(lambda: time.monotonic() - begin > seconds, 30, "the end of the outage")
+
+
+def test_whoever_is_back_first_leaves_claims_to_their_owners(new_redis, new_proxy):
+    server = new_redis()
+    ways = [new_proxy(server.port) for _ in range(2)]
+    options = {"visibility_timeout": 9, "reconnect_grace": 60}
+    owner, peer = (
+        Connection(f"redis://127.0.0.1:{way.port}/0", transport_options=options) for way in ways
+    )
+    got, taken = [], []
+    with owner, peer, owner.Consumer([Queue("q")], on_message=got.append):
+        owner.Producer().publish("x", routing_key="q")
+        owner.drain_events(timeout=20)
+        with peer.Consumer([Queue("q")], on_message=taken.append):
+            with pytest.raises(TimeoutError):
+                peer.drain_events(timeout=0.1)
+            cut_off(server, ways, 3.2)
+            ways[1].accept()
+            with pytest.raises(TimeoutError):
+                peer.drain_events(timeout=2.5)
+            assert server.command("ZSCORE", "unacked_index", got[0].delivery_tag) == b"1"
+            ways[0].accept()
+            wait_until(
+                lambda: server.command("ZSCORE", "unacked_index", got[0].delivery_tag) != b"1",
+                20,
+                "the renewal",
+            )
+            got[0].ack()
+            wait_until(lambda: server.command("HLEN", "unacked") == 0, 20, "the acknowledgement")
+    assert (len(got), taken) == (1, [])
+
+
+def test_claims_whose_owners_do_not_come_back_are_restored_after_an_outage(new_redis, new_proxy):
+    server = new_redis()
+    way = new_proxy(server.port)
+    options = {"visibility_timeout": 1.5, "reconnect_grace": 60}
+    with Connection(server.url()) as other:
+        other.Producer().publish("x", routing_key="q")
+    message = server.command("RPOP", "q").decode()
+    got = []
+    with (
+        Connection(f"redis://127.0.0.1:{way.port}/0", transport_options=options) as connection,
+        connection.Consumer([Queue("q")], on_message=got.append),
+    ):
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.1)
+        server.command("HSET", "unacked", "gone", f'[{message}, "", "q"]')
+        server.command("ZADD", "unacked_index", int(time.time()) + 1000, "gone")
+        cut_off(server, [way], 0.6)
+        way.accept()
+        connection.drain_events(timeout=20)
+    assert got[0].headers["redelivered"]

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import ssl
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import redis
 
 from kombu_rs import Connection, Exchange, Queue
 from kombu_rs.exceptions import OperationalError
+from kombu_rs.transport.redis import Channel, Transport
 from servers.process import wait_until
 
 #: Seconds of `reconnect_grace` in these tests: longer than any outage here.
 GRACE = 30
+
+#: A message of a peer that has no link of this process.
+MESSAGE = json.dumps(
+    {
+        "body": "ImJ5IGhhbmQi",
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {},
+        "properties": {
+            "body_encoding": "base64",
+            "delivery_info": {"exchange": "", "routing_key": "q"},
+            "delivery_tag": "1",
+        },
+    }
+)
 
 
 def test_no_more_links_than_max_connections(new_redis):
@@ -37,6 +57,49 @@ def test_no_more_links_than_max_connections(new_redis):
     finally:
         for connection in (first, second, third):
             connection.release()
+
+
+@pytest.mark.parametrize("fault", ["cut", "reset", "half_open"])
+def test_a_lost_link_makes_room_for_the_next(new_redis, new_proxy, fault):
+    """At the limit, too, where the link that compares a silent one is one too many."""
+    server = new_redis()
+    proxy = new_proxy(server.port)
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    options = {"max_connections": 1, "reconnect_grace": GRACE, "socket_timeout": 600}
+    got = []
+    with (
+        Connection(url, transport_options=options) as connection,
+        Connection(url, transport_options=options) as other,
+        connection.Consumer([Queue("q")], callbacks=[lambda body, message: got.append(body)]),
+    ):
+        producer = connection.Producer()
+        for turn in range(2):
+            producer.publish(turn, routing_key="q", retry=True, timeout=GRACE)
+            while len(got) == turn:
+                connection.drain_events(timeout=GRACE)
+            with pytest.raises(redis.exceptions.ConnectionError, match="Too many connections"):
+                other.transport.establish_connection()
+            getattr(proxy, fault)()
+        server.command("LPUSH", "q", MESSAGE)
+        while len(got) == 2:
+            connection.drain_events(timeout=GRACE)
+        connection.release()
+        other.connect()
+    assert got == [0, 1, "by hand"]
+
+
+def test_restoring_goes_on_at_the_limit_of_links(new_redis):
+    """Without scripts it takes a link of its own, which is not counted."""
+    server = new_redis(users={"app": ">secret ~* &* +@all -eval -evalsha -script"})
+    options = {"max_connections": 1, "visibility_timeout": 0.5, "renew_leases": False}
+    url = server.url(user="app", password="secret")
+    with Connection(url, transport_options=options) as connection:
+        got = []
+        with connection.Consumer([Queue("q")], on_message=got.append, prefetch_count=5):
+            connection.Producer().publish("x", routing_key="q")
+            while len(got) < 2:
+                connection.drain_events(timeout=GRACE)
+    assert got[1].headers["redelivered"]
 
 
 def test_credentials_may_change(new_redis):
@@ -233,6 +296,90 @@ def test_a_broker_that_comes_back_ends_the_wait(new_redis):
         assert calls
         assert time.monotonic() - start < 50
         assert connection.connected
+
+
+@contextmanager
+def socket_of(server):
+    """The socket of the link named "watched"."""
+    lines = server.command("CLIENT", "LIST").decode().splitlines()
+    (line,) = [line for line in lines if " name=watched " in line]
+    port = int(line.split(" addr=127.0.0.1:")[1].split(" ")[0])
+    for name in os.listdir("/proc/self/fd"):
+        if not Path(f"/proc/self/fd/{name}").is_socket():
+            continue
+        with socket.socket(fileno=os.dup(int(name))) as link:
+            if link.family == socket.AF_INET and link.getsockname()[1] == port:
+                yield link
+                return
+    pytest.fail("the link is not one of this process")
+
+
+@pytest.mark.parametrize("by", ["number", "name"])
+def test_keepalive(new_redis, by):
+    server = new_redis()
+    wanted = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 7000}
+    numbers = {getattr(socket, name): value for name, value in wanted.items()}
+    options = {
+        "client_name": "watched",
+        "socket_keepalive": True,
+        "socket_keepalive_options": numbers if by == "number" else wanted,
+    }
+    with Connection(server.url(), transport_options=options) as connection:
+        connection.connect()
+        with socket_of(server) as link:
+            assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            set_to = {n: link.getsockopt(socket.IPPROTO_TCP, n) for n in numbers}
+            assert set_to == numbers
+    off = {"client_name": "watched", "socket_keepalive": False}
+    with Connection(server.url(), transport_options=off) as connection:
+        connection.connect()
+        with socket_of(server) as link:
+            assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+    options["socket_keepalive_options"] = {socket.TCP_NODELAY: 1}
+    with (
+        Connection(server.url(), transport_options=options) as connection,
+        pytest.raises(ValueError, match=r"TCP_USER_TIMEOUT, which \"1\" is not"),
+    ):
+        connection.connect()
+
+
+def test_a_second_prefix_of_fanout(redis_server):
+    """For messages of peers that have another one."""
+    options = {"legacy_keyprefix_fanout": "/old."}
+    got = []
+    with Connection(redis_server.url(), transport_options=options) as connection:
+        queue = Queue("fq", Exchange("fx", "fanout"), auto_delete=True)
+        with connection.Consumer([queue], callbacks=[lambda body, _: got.append(body)]):
+            assert redis_server.command("PUBLISH", "/old.fx", MESSAGE) == 1
+            connection.drain_events(timeout=20)
+    assert got == ["by hand"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"ca_certs": "/ca.pem"}, "it is spelt 'ssl_ca_certs'"),
+        ({"cert_reqs": ssl.CERT_NONE}, "it is spelt 'ssl_cert_reqs'"),
+        ({"bogus": 1}, "'bogus'; those of TLS begin with 'ssl_'"),
+    ],
+)
+def test_arguments_of_tls_are_not_ignored(redis_server, settings, text):
+    connection = Connection(redis_server.url(), ssl=settings)
+    with pytest.raises(TypeError, match=text):
+        connection.connect()
+
+
+def test_own_arguments_of_links_are_not_ignored(redis_server):
+    class Own(Channel):
+        def _connparams(self, asynchronous=False):
+            return {**super()._connparams(), "retry": None, "socket_tiemout": 1}
+
+    class OwnTransport(Transport):
+        Channel = Own
+
+    connection = Connection(redis_server.url(), transport=OwnTransport)
+    with pytest.raises(TypeError, match=r"no argument 'socket_tiemout'.* socket_timeout"):
+        connection.connect()
 
 
 @pytest.mark.parametrize("option", ["ssl_ca_data", "ssl_ca_path", "ssl_ca_certs"])

@@ -156,7 +156,7 @@ def test_what_is_missing_is_named(servers):
     with pytest.raises(OperationalError, match="'else'"):
         connect(sentinel.url(), master_name="else").connect()
     with pytest.raises(ValueError, match="sentinel_kwargs"):
-        connect(sentinel.url(), sentinel_kwargs={"db": 1}).connect()
+        connect(sentinel.url(), sentinel_kwargs={"bogus": 1}).connect()
 
 
 def test_a_pool_of_redis_py_over_sentinels_is_followed(servers):

@@ -276,6 +276,7 @@ class Channel(native_virtual.Channel):
             if not isinstance(getattr_static(type(self), own), _FromRedisPy):
                 parameters.is_secure(getattr(self, own))  # refuses what we cannot have
             named = parameters.connection_parameters(self)
+        parameters.refuse_unknown(named, parameters.url_options(self.connection.client))
         self._fill_in_database(named.get("db"))
         return named, secure
 

@@ -6,7 +6,7 @@ redis-py's: the keyword arguments of its connections. The core has a URL and opt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -28,6 +28,70 @@ _SAME = (
     "socket_keepalive",
     "socket_keepalive_options",
 )
+
+# The others that they take. What has no meaning here does no harm, as in a pool of redis-py's.
+_KNOWN = frozenset(
+    {
+        *_SAME,
+        "cache",
+        "cache_config",
+        "command_packer",
+        "connection_class",
+        "credential_provider",
+        "db",
+        "decode_responses",
+        "driver_info",
+        "encoding",
+        "encoding_errors",
+        "event_dispatcher",
+        "host",
+        "lib_name",
+        "lib_version",
+        "maint_notifications_config",
+        "max_connections",
+        "parser_class",
+        "password",
+        "path",
+        "port",
+        "protocol",
+        "redis_connect_func",
+        "retry",
+        "retry_on_error",
+        "retry_on_timeout",
+        "socket_read_size",
+        "socket_type",
+        "username",
+    }
+)
+
+
+def refuse_unknown(named: Mapping[str, Any], options: Collection[str] = ()) -> None:
+    """Raise for what connections of redis-py do not take, as they do.
+
+    Arguments:
+        named: what a connection would be made with.
+        options: more that may be there.
+
+    Raises:
+        TypeError: it names the argument, and how it is spelt for TLS.
+    """
+    for name in named:
+        if name in _KNOWN or name in options or name.startswith("ssl_"):
+            continue
+        if name in (
+            "ca_certs",
+            "ca_path",
+            "ca_data",
+            "certfile",
+            "keyfile",
+            "cert_reqs",
+            "ciphers",
+        ):
+            raise TypeError(f"Redis takes no argument {name!r}: it is spelt 'ssl_{name}'")
+        raise TypeError(
+            f"connections to Redis take no argument {name!r}; those of TLS begin with 'ssl_', and "
+            f"others are {', '.join(sorted(_SAME))}"
+        )
 
 
 def database(vhost: Any) -> int:
