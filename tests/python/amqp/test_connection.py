@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -226,3 +228,37 @@ def test_an_idle_pooled_producer_has_a_live_link(
         pooled.Producer().publish("2", routing_key="work")
         assert pooled.default_channel.depth("work") == {0: 2}
         pooled._close()
+
+
+GREENLETS = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import sys, time
+from kombu_rs import Connection, Queue
+
+with Connection(sys.argv[1]) as busy, Connection(sys.argv[1]) as idle:
+    idle.connect()
+    idle.default_channel
+    got = []
+    queue = Queue("work", routing_key="work")
+    with busy.Consumer([queue], on_message=got.append):
+        for number in range(3):
+            busy.Producer().publish(number, routing_key="work")
+            busy.drain_events(timeout=20)
+            assert len(got) == number + 1
+            try:
+                idle.drain_events(timeout=600)
+            except TimeoutError:
+                pass
+    start = time.monotonic()
+    try:
+        idle.drain_events(timeout=0.3)
+    except TimeoutError:
+        pass
+    assert time.monotonic() >= start + 0.3, "nothing came over another connection: it waits"
+"""
+
+
+def test_greenlets_are_not_held_up_by_a_connection_without_consumers(rabbitmq_url: str) -> None:
+    """Celery looks into the connection of its events after each message."""
+    subprocess.run([sys.executable, "-c", GREENLETS, rabbitmq_url], check=True, timeout=60)

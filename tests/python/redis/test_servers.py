@@ -184,7 +184,7 @@ def test_options_of_the_other_ways(
         "unacked_mutex_key": "turn",
         "unacked_mutex_expire": 60,
         "unacked_restore_interval": 0.1,
-        # Soon after the start of a server claims are left to their owners, for as long as these say.
+        # Soon after the start of a server claims are left to their owners, as long as these say.
         "visibility_timeout": 3,
         "renew_leases": False,
     }
