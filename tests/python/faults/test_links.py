@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
@@ -13,7 +12,8 @@ from servers.proxy import FaultProxy
 from servers.redis import RedisServer
 
 from .conftest import Report
-from .fleet import Fleet, Program
+from .fleet import Fleet
+from .links import OF_THE_PATH, Fault, Scene, blackhole, longest_publish, name_of, refuse
 from .probe import Probe
 
 #: How soon a consumer must have messages again.
@@ -27,66 +27,16 @@ LIMIT = 0.5
 SLACK = 2.0
 
 
-@dataclass
-class Scene:
-    """What a fault works on."""
-
-    server: RedisServer
-    proxy: FaultProxy
-    consumer: Program
-    publisher: Program
-    probe: Probe
-    soak: bool
-
-    def links(self) -> list[str]:
-        """The ids of the consumer's connections, by its client name."""
-        lines = self.server.command("CLIENT", "LIST").decode().splitlines()
-        clients = [dict(part.split("=", 1) for part in line.split(" ")) for line in lines]
-        return [client["id"] for client in clients if client["name"] == "watched"]
-
-    def outage(self, seconds: float, long: float) -> None:
-        """Let it last."""
-        time.sleep(long if self.soak else seconds)
-
-
-def cut(scene: Scene) -> None:
-    scene.proxy.cut()
-
-
-def reset(scene: Scene) -> None:
-    scene.proxy.reset()
-
-
-def half_close_by_the_server(scene: Scene) -> None:
-    scene.proxy.half_close("down")
-
-
-def half_close_by_the_client(scene: Scene) -> None:
-    scene.proxy.half_close("up")
-
-
-def refuse(scene: Scene) -> None:
-    scene.proxy.refuse()
-    scene.proxy.reset()
-    scene.outage(4, 14)
-    scene.proxy.heal()
-
-
-def blackhole(scene: Scene) -> None:
-    scene.proxy.blackhole()
-    scene.outage(3, 30)
-    scene.proxy.heal()
-
-
-def hold(scene: Scene) -> None:
-    scene.proxy.hold()
-    scene.outage(3, 30)
-    scene.proxy.heal()
+def links(scene: Scene) -> list[str]:
+    """The ids of the consumer's connections, by its client name."""
+    lines = scene.server.command("CLIENT", "LIST").decode().splitlines()
+    clients = [dict(part.split("=", 1) for part in line.split(" ")) for line in lines]
+    return [client["id"] for client in clients if client["name"] == "watched"]
 
 
 def stop_the_server(scene: Scene) -> None:
     scene.server.pause()
-    scene.outage(3, 30)
+    scene.outage(4, 30)
     scene.server.resume()
 
 
@@ -96,24 +46,7 @@ def kill_the_server(scene: Scene) -> None:
     scene.server.start()
 
 
-FAULTS = [
-    cut,
-    reset,
-    half_close_by_the_server,
-    half_close_by_the_client,
-    refuse,
-    blackhole,
-    hold,
-    stop_the_server,
-    kill_the_server,
-]
-
-Fault = Callable[[Scene], None]
-
-
-def name_of(fault: Fault) -> str:
-    """How pytest calls it."""
-    return fault.__name__
+FAULTS = [*OF_THE_PATH, stop_the_server, kill_the_server]
 
 
 @pytest.fixture
@@ -149,12 +82,6 @@ def scene(
     return scene
 
 
-def longest_publish(publisher: Program, since: float) -> float:
-    """How long a publish took at most, in seconds, whether it succeeded or not."""
-    events = publisher.events("ok", "failed")
-    return max(float(event.words[1]) for event in events if event.at >= since)
-
-
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
 def test_a_fault(fault: Fault, scene: Scene, report: Report) -> None:
     """Messages come again within five seconds, and no publish takes longer than it may."""
@@ -175,7 +102,7 @@ def test_a_fault(fault: Fault, scene: Scene, report: Report) -> None:
 
 def test_kills_of_each_link(scene: Scene, report: Report) -> None:
     """CLIENT KILL of each connection, and of all: messages come again within five seconds."""
-    for number, link in enumerate(scene.links()):
+    for number, link in enumerate(links(scene)):
         scene.server.command("CLIENT", "KILL", "ID", link)
         again = scene.probe.wait_received(60)
         report(**{f"link_{number}": again})

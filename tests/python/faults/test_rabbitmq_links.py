@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import pytest
 
@@ -15,7 +14,8 @@ from servers.proxy import FaultProxy
 from servers.rabbitmq import RabbitMQServer
 
 from .conftest import Report
-from .fleet import Fleet, Program
+from .fleet import Fleet
+from .links import OF_THE_PATH, Fault, Scene, blackhole, longest_publish, name_of, refuse
 from .rabbit import CONFIRMED, Probe, Vhost
 
 #: How soon a consumer must have messages again.
@@ -28,56 +28,9 @@ PATIENCE = 1.0
 SLACK = 2.0
 
 
-@dataclass
-class Scene:
-    """What a fault works on."""
-
-    server: RabbitMQServer
-    proxy: FaultProxy
-    consumer: Program
-    publisher: Program
-    probe: Probe
-    heartbeat: int
-    soak: bool
-
-    def outage(self, seconds: float, long: float) -> None:
-        """Let it last."""
-        time.sleep(long if self.soak else seconds)
-
-
-def cut(scene: Scene) -> None:
-    scene.proxy.cut()
-
-
-def reset(scene: Scene) -> None:
-    scene.proxy.reset()
-
-
-def half_close_by_the_server(scene: Scene) -> None:
-    scene.proxy.half_close("down")
-
-
-def half_close_by_the_client(scene: Scene) -> None:
-    scene.proxy.half_close("up")
-
-
-def refuse(scene: Scene) -> None:
-    scene.proxy.refuse()
-    scene.proxy.reset()
-    scene.outage(4, 14)
-    scene.proxy.heal()
-
-
-def blackhole(scene: Scene) -> None:
-    scene.proxy.blackhole()
-    scene.outage(4, 30)
-    scene.proxy.heal()
-
-
-def hold(scene: Scene) -> None:
-    scene.proxy.hold()
-    scene.outage(4, 30)
-    scene.proxy.heal()
+def heartbeat_of(soak: bool) -> int:
+    """Seconds between heartbeats."""
+    return LONG_HEARTBEAT if soak else HEARTBEAT
 
 
 def stop_the_node(scene: Scene) -> None:
@@ -100,26 +53,7 @@ def close_all_connections(scene: Scene) -> None:
     scene.server.ctl("close_all_connections", "--global", "the tests say so")
 
 
-FAULTS = [
-    cut,
-    reset,
-    half_close_by_the_server,
-    half_close_by_the_client,
-    refuse,
-    blackhole,
-    hold,
-    stop_the_node,
-    restart_the_node,
-    kill_the_node,
-    close_all_connections,
-]
-
-Fault = Callable[[Scene], None]
-
-
-def name_of(fault: Fault) -> str:
-    """How pytest calls it."""
-    return fault.__name__
+FAULTS = [*OF_THE_PATH, stop_the_node, restart_the_node, kill_the_node, close_all_connections]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +78,7 @@ def scene(
 ) -> Iterator[Scene]:
     """A consumer and a publisher that reach their node through a proxy."""
     proxy = new_proxy(vhost.server.port)
-    heartbeat = LONG_HEARTBEAT if soak else HEARTBEAT
+    heartbeat = heartbeat_of(soak)
     common = {
         "url": vhost.url(proxy.port),
         "connection": {"heartbeat": heartbeat, "connect_timeout": PATIENCE},
@@ -165,13 +99,7 @@ def scene(
         consumer.wait_for("ready")
         assert len(probe.wait_received(30)) == 2
         publisher.wait_for("ok")
-        yield Scene(vhost.server, proxy, consumer, publisher, probe, heartbeat, soak)
-
-
-def longest_publish(publisher: Program, since: float) -> float:
-    """How long a publish took at most, in seconds, whether it succeeded or not."""
-    events = publisher.events("ok", "failed")
-    return max(float(event.words[1]) for event in events if event.at >= since)
+        yield Scene(vhost.server, proxy, consumer, publisher, probe, soak)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=name_of)
@@ -200,9 +128,9 @@ def test_a_half_open_link(scene: Scene, report: Report) -> None:
     """A peer that is gone without a word is found out after two heartbeats."""
     scene.proxy.half_open()
     again = scene.probe.wait_received(60)
-    report(heartbeat=scene.heartbeat, consumed_again=again)
+    report(heartbeat=heartbeat_of(scene.soak), consumed_again=again)
     assert set(again) == {"direct", "fanned"}
-    assert max(again.values()) < 2 * scene.heartbeat + PROMISE
+    assert max(again.values()) < 2 * heartbeat_of(scene.soak) + PROMISE
 
 
 @pytest.mark.parametrize("fault", [refuse, blackhole, stop_the_node], ids=name_of)
@@ -248,7 +176,7 @@ def test_garbled_frames(
     report(rounds=rounds, slowest=slowest, links_lost=len(scene.consumer.events("lost")))
     print("\n".join(errors))
     assert errors, "nothing was garbled"
-    assert slowest < 2 * scene.heartbeat + PROMISE
+    assert slowest < 2 * heartbeat_of(scene.soak) + PROMISE
     assert "panicked" not in scene.consumer.log_text() + scene.publisher.log_text()
 
 
