@@ -226,25 +226,43 @@ impl<D: Decoder> Link<D> {
         expect: Expect<D::Event>,
         patience: Duration,
     ) -> Request<D> {
-        self.request_on(0, data, expect, patience)
+        let (entry, mut request) = self.waiting(0, expect, patience);
+        request.refused = self.submit(data, Some(entry), || true).err();
+        request
     }
 
     /// As [`Link::request`], to be answered by replies of that [lane](Traffic::lane). With a reply that
-    /// [ends the lane](Traffic::ends_lane) it resolves to what there is, maybe nothing.
-    pub fn request_on(
+    /// [ends the lane](Traffic::ends_lane) it resolves to what there is, maybe nothing. `None`, and
+    /// nothing is sent, when `may` says no: see [`Link::post_if`].
+    pub fn request_if(
         self: &Arc<Self>,
         lane: u32,
         data: &[u8],
         expect: Expect<D::Event>,
         patience: Duration,
-    ) -> Request<D> {
+        may: impl FnOnce() -> bool,
+    ) -> Option<Request<D>> {
+        let (entry, mut request) = self.waiting(lane, expect, patience);
+        request.refused = match self.submit(data, Some(entry), may) {
+            Ok(None) => return None,
+            sent => sent.err(),
+        };
+        Some(request)
+    }
+
+    /// Who is owed replies, and what they resolve.
+    fn waiting(
+        self: &Arc<Self>,
+        lane: u32,
+        expect: Expect<D::Event>,
+        patience: Duration,
+    ) -> (Entry<D::Event>, Request<D>) {
         let sent = Instant::now();
         let deadline = sent + patience;
         let slot = Arc::new(Mutex::new(Slot { replies: Vec::new(), done: false, waker: None }));
-        let entry =
-            Entry { lane, expect, sent, deadline, receiver: Receiver::Waiting(slot.clone()) };
-        let refused = self.submit(data, Some(entry)).err();
-        Request { link: self.clone(), slot, deadline, refused }
+        let receiver = Receiver::Waiting(slot.clone());
+        let request = Request { link: self.clone(), slot, deadline, refused: None };
+        (Entry { lane, expect, sent, deadline, receiver }, request)
     }
 
     /// Hands `data` to the kernel; when somebody reads its replies, `told` gets them.
@@ -262,9 +280,9 @@ impl<D: Decoder> Link<D> {
         let deadline = sent + patience;
         let receiver = Receiver::Told(Vec::with_capacity(replies), told);
         let entry = Entry { lane: 0, expect: Expect::Count(replies), sent, deadline, receiver };
-        match self.submit(data, Some(entry))? {
-            true => Ok(()),
-            false => self.flush(deadline).await,
+        match self.submit(data, Some(entry), || true)? {
+            Some(false) => self.flush(deadline).await,
+            _ => Ok(()),
         }
     }
 
@@ -274,7 +292,16 @@ impl<D: Decoder> Link<D> {
     /// # Errors
     /// `Connection` when the link is lost.
     pub fn post(&self, data: &[u8]) -> Result<bool> {
-        self.submit(data, None)
+        Ok(self.submit(data, None, || true)?.unwrap_or(true))
+    }
+
+    /// As [`Link::post`], if `may` says so. It is asked where what comes in is routed, under the same
+    /// lock: what was routed before `data` is sent is known to it. `None` when it says no.
+    ///
+    /// # Errors
+    /// `Connection` when the link is lost.
+    pub fn post_if(&self, data: &[u8], may: impl FnOnce() -> bool) -> Result<Option<bool>> {
+        self.submit(data, None, may)
     }
 
     /// Waits until everything has been handed to the kernel.
@@ -285,8 +312,13 @@ impl<D: Decoder> Link<D> {
         poll_fn(|cx| self.poll_flush(cx, deadline)).await
     }
 
-    /// Sends as far as the socket takes it; whether nothing is left.
-    fn submit(&self, data: &[u8], entry: Option<Entry<D::Event>>) -> Result<bool> {
+    /// Sends as far as the socket takes it, if `may` says so; whether nothing is left.
+    fn submit(
+        &self,
+        data: &[u8],
+        entry: Option<Entry<D::Event>>,
+        may: impl FnOnce() -> bool,
+    ) -> Result<Option<bool>> {
         let lost = |entry: Option<Entry<D::Event>>| entry.and_then(|entry| entry.receiver.lost());
         let mut state = match self.state() {
             Ok(state) => state.lock(),
@@ -299,6 +331,9 @@ impl<D: Decoder> Link<D> {
             lost(entry);
             return Err(Error::connection(failure.clone()));
         }
+        if !may() {
+            return Ok(None);
+        }
         state.slots.extend(entry);
         if let Err(error) = state.write(data) {
             let wakers = self.fail(&mut state, &error);
@@ -306,7 +341,7 @@ impl<D: Decoder> Link<D> {
             wake_all(wakers);
             return Err(error_of(self, &error));
         }
-        Ok(state.has_left())
+        Ok(Some(state.has_left()))
     }
 
     /// Pending until everything has left for the kernel.

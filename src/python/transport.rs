@@ -29,6 +29,8 @@ const BURST: usize = 64;
 
 /// Seconds of a wait that is cut short: other greenlets have their turn.
 const SHORT: f64 = 0.0001;
+/// Waits that are as long are not cut short: Celery's are of 0.1 seconds.
+const LONG: f64 = 0.11;
 /// Messages that were handed out in this process, over all connections.
 static HANDED_OUT: AtomicU64 = AtomicU64::new(0);
 
@@ -484,9 +486,10 @@ impl Transport {
             None => {
                 Self::before_use(slf)?;
                 this.not_closed().or_raise(py)?;
-                let timeout = match timeout.is_some() && this.waits_for_little(py)? {
-                    true => Some(SHORT),
-                    false => timeout,
+                let timeout = match timeout {
+                    Some(LONG..) | None => timeout,
+                    Some(_) if !this.waits_for_little(py)? => timeout,
+                    Some(timeout) => Some(timeout.min(SHORT)),
                 };
                 enter_until(py, this.next_step(), deadline(timeout)?)
                     .inspect_err(|_| this.after_failure(py))?

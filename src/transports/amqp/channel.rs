@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// AMQP 0-9-1 section 1.6: `not-allowed`.
 const NOT_ALLOWED: u16 = 530;
+/// The operation in errors.
+const SETTLING: &str = "an acknowledgement";
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -62,11 +64,56 @@ impl Open {
     /// Closes it, if it is open, without waiting for the broker.
     fn give_up(&self) {
         let mut frame = Vec::new();
-        if self.state.ended().is_none()
-            && encode::method(self.state.number, goodbye(), &mut frame).is_ok()
-        {
-            self.session.call_later(&self.state, &frame);
+        if encode::method(self.state.number, goodbye(), &mut frame).is_ok() {
+            self.session.call_later(&self.state, &frame, || self.state.begin_close());
         }
+    }
+}
+
+/// A channel that is being opened: given up when that fails, or nobody waits for it any more, or its
+/// number would be used for ever.
+struct Opening<'a> {
+    open: &'a Open,
+    done: bool,
+}
+
+impl Opening<'_> {
+    fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.open.give_up();
+        }
+    }
+}
+
+/// A consumer that is being registered. When that fails, or nobody waits for it any more, it is forgotten.
+/// The broker may have it all the same, or will: see [`ChannelState::deliver`].
+struct Registering<'a> {
+    open: &'a Open,
+    tag: &'a str,
+    done: bool,
+}
+
+impl Registering<'_> {
+    fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Registering<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let Open { session, state } = self.open;
+        let frames = state.remove(self.tag).encode(state.number, Settle::Requeue);
+        // Closed or lost: then the broker has them again.
+        let _ = session.post(state, "to give messages back", &frames);
     }
 }
 
@@ -115,18 +162,24 @@ impl Channel {
         }
         let session = self.core.here().session().await?;
         let open = self.begin(session, 0).await?;
-        Ok(self.open.get_or(|| Mutex::new(open)).lock().clone())
+        let current = self.open.get_or(|| Mutex::new(open.clone())).lock().clone();
+        if !Arc::ptr_eq(&current.state, &open.state) {
+            open.give_up(); // another thread was faster
+        }
+        Ok(current)
     }
 
     /// Opens a channel whose deliveries are numbered from `base` on.
     async fn begin(&self, session: Arc<Session>, base: u64) -> Result<Open> {
         let state = session.board.add(self.id, base)?;
         let open = Open { session, state };
+        let opening = Opening { open: &open, done: false };
         let method = AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}));
         open.call("channel.open", method).await?;
         if self.confirming.load(Ordering::Acquire) {
             open.confirm_select().await?;
         }
+        opening.done();
         Ok(open)
     }
 
@@ -146,7 +199,7 @@ impl Channel {
         let Some((wire_tag, in_line)) = open.state.end_consumer(consumer_tag)? else {
             return Ok(None);
         };
-        open.session.send(&in_line).await?;
+        open.session.send(&open.state, "to cancel a consumer", &in_line).await?;
         let what = format!("to cancel the consumer '{consumer_tag}'");
         let cancel = basic::AMQPMethod::Cancel(basic::Cancel {
             consumer_tag: name("a consumer tag", &wire_tag)?,
@@ -166,7 +219,17 @@ impl Channel {
             Ok(open) => open,
             Err(error) => return self.stale(tag, error),
         };
-        let settled = open.state.settle(tag, multiple);
+        let (settled, sent) = {
+            // One with `multiple` must not come before those that it would be for, too.
+            let _in_order = open.state.in_order.lock();
+            let settled = open.state.settle(tag, multiple);
+            let frames = settled.encode(open.state.number, how);
+            let sent = match frames.is_empty() {
+                true => Ok(true),
+                false => open.session.post(&open.state, SETTLING, &frames),
+            };
+            (settled, sent)
+        };
         if settled.tags.is_empty() {
             if open.state.is_of_predecessor(tag) {
                 open.state.log_stale(tag);
@@ -180,11 +243,12 @@ impl Channel {
             Settle::Ack => counters.acked.add(settled.tags.len()),
             Settle::Requeue | Settle::Discard => counters.rejected.add(settled.tags.len()),
         }
-        let frames = settled.encode(open.state.number, how);
-        match open.session.send(&frames).await {
-            Err(error) => self.stale(tag, error),
-            Ok(()) => Ok(()),
-        }
+        let done = match sent {
+            Ok(true) => Ok(()),
+            Ok(false) => open.session.flush().await,
+            Err(error) => Err(error),
+        };
+        done.or_else(|error| self.stale(tag, error))
     }
 
     /// What a lost link has delivered is the broker's again: there is nothing to settle, and nothing that
@@ -340,7 +404,10 @@ impl transport::Channel for Channel {
         match open.call(&what, AMQPClass::Queue(declare)).await? {
             Event::Method(_, AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))) => {
                 let name: Name = ok.queue.as_str().into();
-                open.session.board.declared(&name, &queue.options.arguments);
+                // Who only asks may not say what it is.
+                if !passive {
+                    open.session.board.declared(&name, &queue.options.arguments);
+                }
                 Ok(Declared {
                     queue: name,
                     messages: u64::from(ok.message_count),
@@ -406,7 +473,8 @@ impl transport::Channel for Channel {
     async fn cancel(&self, consumer_tag: &str) -> Result<()> {
         let Some(open) = self.end_consumer(consumer_tag).await? else { return Ok(()) };
         let unseen = open.state.remove(consumer_tag);
-        open.session.send(&unseen.encode(open.state.number, Settle::Requeue)).await
+        let frames = unseen.encode(open.state.number, Settle::Requeue);
+        open.session.send(&open.state, "to give messages back", &frames).await
     }
 
     async fn get(&self, queue: &Name, no_ack: bool) -> Result<Option<Delivery>> {
@@ -516,26 +584,31 @@ impl transport::Channel for Channel {
 impl Amqp for Channel {
     fn begin_ack(&self, tag: u64) -> Option<Rest<'_>> {
         let open = self.opened().filter(|_| !self.closed.load(Ordering::Acquire));
-        let settled = open.filter(|open| open.state.settle_one(tag));
-        let Some(open) = settled else {
+        let sent = open.and_then(|open| {
+            let in_order = open.state.in_order.lock();
+            if !open.state.settle_one(tag) {
+                return None;
+            }
+            let mut frame = Vec::with_capacity(encode::SETTLE_LENGTH);
+            open.state.encode(tag, Settle::Ack, &mut frame);
+            let sent = open.session.post(&open.state, SETTLING, &frame);
+            drop(in_order);
+            Some((open, sent))
+        });
+        let Some((open, sent)) = sent else {
             // Closed, lost or unknown.
             return Some(Box::pin(async move {
                 self.settle(&tag.to_string(), false, Settle::Ack).await
             }));
         };
         open.session.board.counters.acked.add(1);
-        let mut frame = Vec::with_capacity(encode::SETTLE_LENGTH);
-        open.state.encode(tag, Settle::Ack, &mut frame);
-        match open.session.link().post(&frame) {
+        match sent {
             Ok(true) => None,
             Ok(false) => Some(Box::pin(async move {
                 let flushed = open.session.flush().await;
                 flushed.or_else(|error| self.stale(&tag.to_string(), error))
             })),
-            Err(error) => {
-                let error = open.session.lost(error);
-                Some(Box::pin(async move { self.stale(&tag.to_string(), error) }))
-            }
+            Err(error) => Some(Box::pin(async move { self.stale(&tag.to_string(), error) })),
         }
     }
 
@@ -646,12 +719,11 @@ impl Amqp for Channel {
             for answer in answers {
                 answer.await?;
             }
-            Ok(())
+            Ok::<(), Error>(())
         };
-        if let Err(error) = asked.await {
-            open.state.remove(&tag);
-            return Err(error);
-        }
+        let registering = Registering { open: &open, tag: &tag, done: false };
+        asked.await?;
+        registering.done();
         if let Some(consumer) = find(&mut open.state.inner.lock().consumers, &tag) {
             consumer.confirmed = true;
         }

@@ -88,7 +88,7 @@ impl transport::Connection for Connection {
                 frames.append(&mut consumer.cancel(state.number).unwrap_or_default());
             }
             // Lost: then there is nobody to tell.
-            let _ = session.link().post(&frames);
+            let _ = session.post(&state, "to cancel consumers", &frames);
         }
     }
 

@@ -64,7 +64,7 @@ impl Drop for Waiting<'_> {
             let mut frame = Vec::new();
             encode::settle(self.state.number, tag, false, Settle::Requeue, &mut frame);
             // Lost: then the broker has it again.
-            let _ = self.session.link().post(&frame);
+            let _ = self.session.post(self.state, "to give a message back", &frame);
         }
     }
 }

@@ -81,11 +81,8 @@ fn send(
     number: impl FnOnce(),
 ) -> Result<bool> {
     let _in_order = state.in_order.lock();
-    if let Some(end) = state.ended() {
-        return Err(session.ended(&end, "a publish"));
-    }
     number();
-    session.link().post(frames).map_err(|error| session.lost(error))
+    session.post(state, "a publish", frames)
 }
 
 fn register(

@@ -135,18 +135,30 @@ impl Session {
         .await
     }
 
-    /// Hands frames that are not answered to the kernel.
+    /// Hands frames of a channel that are not answered to the kernel.
     ///
     /// # Errors
-    /// `Connection`
-    pub(super) async fn send(&self, data: &[u8]) -> Result<()> {
-        if data.is_empty() {
+    /// As [`Session::post`].
+    pub(super) async fn send(&self, state: &ChannelState, what: &str, data: &[u8]) -> Result<()> {
+        if data.is_empty() || self.post(state, what, data)? {
             return Ok(());
         }
-        match self.link.post(data).map_err(|error| self.lost(error))? {
-            true => Ok(()),
-            false => self.flush().await,
-        }
+        self.flush().await
+    }
+
+    /// Hands frames of a channel to the kernel as far as it takes them; whether it has taken all. What
+    /// is sent on a channel that is closed would end the whole connection.
+    ///
+    /// # Errors
+    /// `Connection`; the channel's end.
+    pub(super) fn post(&self, state: &ChannelState, what: &str, data: &[u8]) -> Result<bool> {
+        let sent =
+            self.link.post_if(data, || state.may_send()).map_err(|error| self.lost(error))?;
+        sent.ok_or_else(|| self.over(state, what))
+    }
+
+    fn over(&self, state: &ChannelState, what: &str) -> Error {
+        self.ended(&state.ended().unwrap_or(End::Closed), what)
     }
 
     /// Waits until everything is with the kernel.
@@ -187,17 +199,17 @@ impl Session {
                 self.0.calls.fetch_sub(1, Ordering::AcqRel);
             }
         }
+        let closes = matches!(method, AMQPClass::Channel(channel::AMQPMethod::Close(_)));
         let mut data = Vec::new();
         encode::method(state.number, method, &mut data)?;
         state.calls.fetch_add(1, Ordering::AcqRel);
         let call = Call(state);
-        if let Some(end) = state.ended() {
-            return Err(self.ended(&end, what));
-        }
         let patience = self.config.read_timeout.unwrap_or(FOREVER);
         let limit = self.patience();
-        let request =
-            self.link.request_on(u32::from(state.number), &data, Expect::Count(1), patience);
+        let may = || if closes { state.begin_close() } else { state.may_send() };
+        let lane = u32::from(state.number);
+        let request = self.link.request_if(lane, &data, Expect::Count(1), patience, may);
+        let request = request.ok_or_else(|| self.over(state, what))?;
         Ok(async move {
             let _call = call;
             let reply = self.unless_blocked(what, limit, request).await?.pop();
@@ -213,10 +225,11 @@ impl Session {
         })
     }
 
-    /// Sends a method whose answer nobody waits for, and which cannot fail without closing the channel.
-    pub(super) fn call_later(&self, state: &ChannelState, data: &[u8]) {
+    /// Sends a method whose answer nobody waits for, and which cannot fail without closing the channel;
+    /// not if `may` says no.
+    pub(super) fn call_later(&self, state: &ChannelState, data: &[u8], may: impl FnOnce() -> bool) {
         let lane = u32::from(state.number);
-        drop(self.link.request_on(lane, data, Expect::Count(1), FOREVER));
+        drop(self.link.request_if(lane, data, Expect::Count(1), FOREVER, may));
     }
 
     /// As [`Session::fit_windows`], and waits until the broker has done it.
@@ -252,7 +265,7 @@ impl Session {
             }
         }
         for frames in &again {
-            self.call_later(state, frames);
+            self.call_later(state, frames, || state.may_send());
         }
         !again.is_empty()
     }

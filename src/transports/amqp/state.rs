@@ -55,6 +55,8 @@ pub(super) struct Inner {
     pub(super) paused: bool,
     /// Between `basic.recover` and its answer: what is here comes again.
     recovering: bool,
+    /// `channel.close` was sent.
+    closing: bool,
     /// Why it is closed.
     pub(super) end: Option<End>,
     pub(super) confirming: bool,
@@ -148,7 +150,8 @@ impl ChannelState {
         }
     }
 
-    /// Takes a delivery. `false` when its consumer is gone: it is to go back.
+    /// Takes a delivery. `false` when its consumer is gone: it is to go back, and the consumer to be
+    /// cancelled, as the broker does not know that.
     pub(super) fn deliver(&self, wire_tag: &Name, tag: u64, message: Message) -> bool {
         let mut inner = self.inner.lock();
         let tag = tag + self.base;
@@ -246,6 +249,8 @@ impl ChannelState {
             (Ok(tag), true) if inner.ledger.contains_key(&tag) => {
                 inner.ledger.range(..=tag).map(|(tag, _)| *tag).collect()
             }
+            // AMQP 0-9-1, `basic.ack`: with `multiple`, 0 is for all.
+            (Ok(0), true) => inner.ledger.keys().copied().collect(),
             (Err(_), true) if tag.is_empty() => inner.ledger.keys().copied().collect(),
             _ => Vec::new(),
         };
@@ -430,6 +435,18 @@ impl ChannelState {
     /// Whether somebody waits who would be told of the channel's end.
     pub(super) fn is_waited_for(&self) -> bool {
         self.calls.load(Ordering::Acquire) > 0 || !self.inner.lock().confirms.is_empty()
+    }
+
+    /// Whether anything may be sent on it.
+    pub(super) fn may_send(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.end.is_none() && !inner.closing
+    }
+
+    /// `channel.close` is sent, and nothing after it. `false` when it was, or the channel has ended.
+    pub(super) fn begin_close(&self) -> bool {
+        let mut inner = self.inner.lock();
+        inner.end.is_none() && !std::mem::replace(&mut inner.closing, true)
     }
 
     /// How it ended, if it did.

@@ -2,7 +2,7 @@
 
 use super::board::Board;
 use super::error::Reason;
-use super::state::End;
+use super::state::{ChannelState, End};
 use crate::error::{Error, Result};
 use crate::io::link::{Moved, Traffic};
 use crate::protocol::amqp::encode::{self, Settle};
@@ -66,13 +66,17 @@ impl Incoming {
         }
         match head {
             Head::Got { tag, .. } => {
-                if state.is_some_and(|state| !state.answered(Some(tag))) {
+                if state.is_some_and(|state| !state.answered(Some(tag)) && state.may_send()) {
                     encode::settle(number, tag, false, Settle::Requeue, &mut self.answers);
                 }
                 return Some(Event::Content(number, Box::new(Content { head, message })));
             }
             Head::Delivered { consumer_tag, tag } => {
-                if !state.is_some_and(|state| state.deliver(&consumer_tag, tag, message)) {
+                let unwanted = |state: Arc<ChannelState>| {
+                    !state.deliver(&consumer_tag, tag, message) && state.may_send()
+                };
+                if state.is_some_and(unwanted) {
+                    self.cancel(number, &consumer_tag);
                     encode::settle(number, tag, false, Settle::Requeue, &mut self.answers);
                 }
             }
@@ -84,6 +88,13 @@ impl Incoming {
             }
         }
         None
+    }
+
+    /// Cancels who is not known: otherwise what it gets, and gives back, would come again for ever.
+    fn cancel(&mut self, number: u16, consumer_tag: &str) {
+        let consumer_tag = consumer_tag.into();
+        let cancel = basic::AMQPMethod::Cancel(basic::Cancel { consumer_tag, nowait: true });
+        self.answer(number, AMQPClass::Basic(cancel));
     }
 
     fn of_connection(&mut self, method: connection::AMQPMethod) -> Option<Event> {

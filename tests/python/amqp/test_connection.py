@@ -231,7 +231,7 @@ def test_an_idle_pooled_producer_has_a_live_link(
 
 
 GREENLETS = """
-import gevent.monkey
+import gevent, gevent.monkey
 gevent.monkey.patch_all()
 import sys, time
 from kombu_rs import Connection, Queue
@@ -241,21 +241,27 @@ with Connection(sys.argv[1]) as busy, Connection(sys.argv[1]) as idle:
     idle.default_channel
     got = []
     queue = Queue("work", routing_key="work")
+    early = 0
     with busy.Consumer([queue], on_message=got.append):
-        for number in range(3):
+        for number in range(20):
             busy.Producer().publish(number, routing_key="work")
             busy.drain_events(timeout=20)
             assert len(got) == number + 1
+            rung = []
+            bell = gevent.spawn_later(0.09, rung.append, 1)
             try:
-                idle.drain_events(timeout=600)
+                idle.drain_events(timeout=0.1)
             except TimeoutError:
                 pass
+            early += not rung
+            bell.kill()
+    assert early, "each wait took its time"
     start = time.monotonic()
     try:
-        idle.drain_events(timeout=0.3)
+        idle.drain_events(timeout=0.1)
     except TimeoutError:
         pass
-    assert time.monotonic() >= start + 0.3, "nothing came over another connection: it waits"
+    assert time.monotonic() >= start + 0.1, "nothing came over another connection: it waits"
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import ssl
 import threading
@@ -101,6 +102,47 @@ class TestBlocked:
                     producer.publish("x", routing_key="work", timeout=1, retry=retry)
                 assert time.monotonic() - begun < 20  # and not 600
             assert "low on memory" in str(raised.value)
+
+
+def test_what_is_given_up_on_a_blocked_connection_is_given_up(
+    node: RabbitMQServer, vhost: str, alarm: Callable[[], None]
+) -> None:
+    """The node does it all the same when it reads again: consumers and channels are then ended."""
+    given = {"publish_timeout": 0.5, "channel_max": 4}
+    with Connection(node.url(vhost), transport_options=given) as connection:
+        channel = connection.channel()
+        channel.queue_declare("work")
+        publish = functools.partial(channel.basic_publish, channel.prepare_message("x"))
+        publish(routing_key="work")
+        alarm()
+
+        def is_blocked() -> bool:
+            try:
+                publish(routing_key="work")
+            except TimeoutError:
+                return True
+            return False
+
+        wait_until(is_blocked, 20, "a publish to be refused")
+        with pytest.raises(TimeoutError):
+            channel.basic_consume("work", callback=print, consumer_tag="given up")
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                connection.connection.channel()
+        node.ctl("set_vm_memory_high_watermark", "0.4")
+        with contextlib.ExitStack() as stack:
+            # The numbers of those that were given up are free again.
+            others = [stack.enter_context(connection.connection.channel()) for _ in range(2)]
+            seen = connection.transport.statistics().received
+            others[0].queue_declare("other")
+            got: list[Any] = []
+            others[1].basic_consume("other", callback=got.append)
+            for number in range(50):
+                others[0].basic_publish(others[0].prepare_message("x"), routing_key="other")
+                while len(got) <= number:
+                    connection.drain_events(timeout=10)
+            # Those of the forgotten consumer have gone back, and did not come again and again.
+            assert connection.transport.statistics().received - seen < 100
 
 
 def test_a_publish_that_cannot_connect_ends_in_time(
