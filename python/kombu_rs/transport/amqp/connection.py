@@ -177,7 +177,12 @@ class Connection(_native.Transport, Replaceable):
 
     Channel = Channel
 
-    connection_errors = (exceptions.ConnectionError, OSError)
+    # The second: a call that a fork has cut off, on every transport.
+    connection_errors = (
+        exceptions.ConnectionError,
+        exceptions.BrokerConnectionError,
+        OSError,
+    )
     channel_errors = (exceptions.ChannelError,)
     recoverable_connection_errors = (
         exceptions.RecoverableConnectionError,
