@@ -282,8 +282,18 @@ def test_register_in_an_installed_kombu(tmp_path):
         path=[tmp_path],
     )
     assert status == 0, err
-    target = "kombu_rs.transport:Transport"
-    assert out.splitlines()[0] == str([("fast", target), ("kombu-rs", target)])
+    transports = {
+        "": "kombu_rs.transport:Transport",
+        "+amqp": "kombu_rs.transport.amqp:Transport",
+        "+amqps": "kombu_rs.transport.amqp:SSLTransport",
+        "+pyamqp": "kombu_rs.transport.amqp:Transport",
+    }
+    names = [
+        (name + scheme, where)
+        for name in ("fast", "kombu-rs")
+        for scheme, where in transports.items()
+    ]
+    assert out.splitlines()[0] == str(names)
     assert "got 'a.b'" in out
 
 

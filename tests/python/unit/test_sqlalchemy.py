@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm.exc import StaleDataError
 
 from kombu_rs import Connection, Queue
-from kombu_rs.transport import native, sqlalchemy, virtual
+from kombu_rs.transport import native, native_virtual, sqlalchemy, virtual
 from kombu_rs.transport.sqlalchemy import channel as engine_channel
 from kombu_rs.transport.sqlalchemy import engines
 from kombu_rs.transport.sqlalchemy.models import mapped_classes, metadata
@@ -89,9 +89,8 @@ class TestChoice:
     def test_errors_of_a_file_need_no_sqlalchemy(self, file, monkeypatch):
         monkeypatch.setitem(sys.modules, "sqlalchemy", None)
         connection = Connection(f"sqla+sqlite:///{file}")
-        assert connection.connection_errors[: len(native.Transport.connection_errors)] == (
-            native.Transport.connection_errors
-        )
+        errors = native_virtual.Transport.connection_errors
+        assert connection.connection_errors[: len(errors)] == errors
         with connection:
             connection.connect()
 
