@@ -426,6 +426,8 @@ class Connection(_native.Connection, Retrying):
             pause = min(interval, interval_max)
             if end is not None:
                 pause = min(pause, end - monotonic())
+            if not isinstance(exc, self.recoverable_connection_errors):
+                return pause  # not for want of a broker
             return self._await_broker(pause, callback)
 
         guard = (
@@ -486,9 +488,10 @@ class Connection(_native.Connection, Retrying):
         else:
             default = {}
         hostname = self.hostname
-        if not hostname:
-            hostname = default.get("hostname") or "localhost"
-            logger.warning("No hostname was supplied. Reverting to default %r", hostname)
+        usual = None if hostname else self.transport.default_connection_params.get("hostname")
+        if usual:
+            logger.warning("No hostname was supplied. Reverting to default %r", usual)
+            hostname = usual
         if self.uri_prefix:
             hostname = f"{self.uri_prefix}+{hostname}"
         return (

@@ -179,6 +179,10 @@ class Transport(AmqpTransport):
         """Version of py-amqp."""
         return amqp.__version__
 
+    def get_manager(self, *args: Any, **kwargs: Any) -> Any:
+        """RabbitMQ's management API: see :func:`kombu_rs.utils.amq_manager.get_manager`."""
+        return get_manager(self.client, *args, **kwargs)  # the name of this module
+
     def _options(self, parts: Any) -> dict[str, Any]:
         return {
             "host": address(parts.hostname, parts.port),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from ... import _native
 from ...utils.amq_manager import get_manager
 from ...utils.url import maybe_sanitize_url, url_to_parts
 from .._amqp import DEFAULT_PORT, DEFAULT_SSL_PORT, AmqpTransport, OverTLS, address
@@ -65,7 +66,8 @@ class Transport(AmqpTransport):
 
     def _connect(self, options: dict[str, Any]) -> Any:
         connection = super()._connect(options)
-        self._tally.begin(connection)
+        if isinstance(connection, _native.Transport):  # not a class of the program's own
+            self._tally.begin(connection)
         return connection
 
     def await_broker(self, seconds: float) -> bool | None:
@@ -73,9 +75,11 @@ class Transport(AmqpTransport):
 
         Returns:
             True: it can. False: it still cannot be reached. None: there is no use in waiting, as
-            it refuses us.
+            it refuses us, or it is not known how to connect.
         """
         link = self.Connection(**self._arguments())
+        if not isinstance(link, _native.Transport):
+            return None
         try:
             return link._await_broker(seconds)
         finally:
