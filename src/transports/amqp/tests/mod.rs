@@ -227,6 +227,10 @@ fn a_window_grows_by_another_registration_and_no_delivery_is_lost() {
         fake.say(1, AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {})));
         deliver(&mut fake, consume.consumer_tag.as_str(), 2, "new");
         deliver(&mut fake, "stranger", 3, "for nobody");
+        let Some((1, AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)))) = fake.method() else {
+            panic!("who is not known is cancelled")
+        };
+        assert!(cancel.nowait && cancel.consumer_tag.as_str() == "stranger");
         let frame = fake.frame();
         let mut expected = Vec::new();
         encode::settle(1, 3, false, Settle::Requeue, &mut expected);
