@@ -61,6 +61,13 @@ impl Open {
 }
 
 impl Open {
+    /// Drops a consumer, and gives back what has come for it.
+    fn forget(&self, tag: &str) {
+        let frames = self.state.remove(tag).encode(self.state.number, Settle::Requeue);
+        // Closed or lost: then the broker has them again.
+        let _ = self.session.post(&self.state, "to give messages back", &frames);
+    }
+
     /// Closes it, if it is open, without waiting for the broker.
     fn give_up(&self) {
         let mut frame = Vec::new();
@@ -70,50 +77,21 @@ impl Open {
     }
 }
 
-/// A channel that is being opened: given up when that fails, or nobody waits for it any more, or its
-/// number would be used for ever.
-struct Opening<'a> {
-    open: &'a Open,
-    done: bool,
-}
+/// Undoes what was begun when it is dropped before [`Undo::done`]: it failed, or nobody waits for it any
+/// more.
+struct Undo<F: FnOnce()>(Option<F>);
 
-impl Opening<'_> {
+impl<F: FnOnce()> Undo<F> {
     fn done(mut self) {
-        self.done = true;
+        self.0 = None;
     }
 }
 
-impl Drop for Opening<'_> {
+impl<F: FnOnce()> Drop for Undo<F> {
     fn drop(&mut self) {
-        if !self.done {
-            self.open.give_up();
+        if let Some(undo) = self.0.take() {
+            undo();
         }
-    }
-}
-
-/// A consumer that is being registered. When that fails, or nobody waits for it any more, it is forgotten.
-/// The broker may have it all the same, or will: see [`ChannelState::deliver`].
-struct Registering<'a> {
-    open: &'a Open,
-    tag: &'a str,
-    done: bool,
-}
-
-impl Registering<'_> {
-    fn done(mut self) {
-        self.done = true;
-    }
-}
-
-impl Drop for Registering<'_> {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        let Open { session, state } = self.open;
-        let frames = state.remove(self.tag).encode(state.number, Settle::Requeue);
-        // Closed or lost: then the broker has them again.
-        let _ = session.post(state, "to give messages back", &frames);
     }
 }
 
@@ -173,7 +151,8 @@ impl Channel {
     async fn begin(&self, session: Arc<Session>, base: u64) -> Result<Open> {
         let state = session.board.add(self.id, base)?;
         let open = Open { session, state };
-        let opening = Opening { open: &open, done: false };
+        // Or its number would be used for ever.
+        let opening = Undo(Some(|| open.give_up()));
         let method = AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}));
         open.call("channel.open", method).await?;
         if self.confirming.load(Ordering::Acquire) {
@@ -721,7 +700,8 @@ impl Amqp for Channel {
             }
             Ok::<(), Error>(())
         };
-        let registering = Registering { open: &open, tag: &tag, done: false };
+        // The broker may have it all the same, or will: see `ChannelState::deliver`.
+        let registering = Undo(Some(|| open.forget(&tag)));
         asked.await?;
         registering.done();
         if let Some(consumer) = find(&mut open.state.inner.lock().consumers, &tag) {
