@@ -57,6 +57,10 @@ $(DEMO_VENV)/.redis: requirements/redis.txt $(DEMO_VENV)/.ready
 	$(DEMO_VENV)/bin/python -m pip install --quiet -r $<
 	touch $@
 
+$(DEMO_VENV)/.bench $(STOCK_VENV)/.bench: %/.bench: requirements/bench.txt %/.ready
+	$*/bin/python -m pip install --quiet -r $<
+	touch $@
+
 $(STOCK_VENV)/.ready: requirements/stock.txt | prerequisites
 	$(call make_venv,$(STOCK_VENV),$<)
 
@@ -191,7 +195,7 @@ docs: $(VENV)/.wheel ## Build the documentation into build/docs; warnings are er
 
 BENCH_ARGS ?=
 .PHONY: bench
-bench: $(DEMO_VENV)/.wheel $(STOCK_VENV)/.ready ## Measure against stock Kombu and write benches/RESULTS.md; BENCH_ARGS is passed on
+bench: $(DEMO_VENV)/.wheel $(DEMO_VENV)/.bench $(STOCK_VENV)/.bench ## Measure against stock Kombu and write benches/RESULTS.md; BENCH_ARGS is passed on
 	$(DEMO_VENV)/bin/python benches/python/run.py --ours $(DEMO_VENV)/bin/python --stock $(STOCK_VENV)/bin/python $(BENCH_ARGS)
 
 .PHONY: format clean

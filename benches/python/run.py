@@ -51,6 +51,7 @@ CASES = {
         "celery-delay",
         "celery-worker",
         "celery-worker-prefetch-4",
+        "celery-worker-gevent",
         "connections",
     ),
     "sqlite": ("publish-named", "publish-default", "consume-ack", "round-trip"),

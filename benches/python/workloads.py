@@ -259,14 +259,22 @@ def celery_delay(kombu: Any, url: str, body: int, seconds: float) -> dict[str, f
 
 
 def celery_worker(
-    kombu: Any, url: str, body: int, seconds: float, prefetch: int = PREFETCH
+    kombu: Any,
+    url: str,
+    body: int,
+    seconds: float,
+    prefetch: int = PREFETCH,
+    pool: str = "solo",
+    concurrency: int = 1,
+    rate: int = 1500,
 ) -> dict[str, float]:
-    """A Celery worker with the solo pool and tasks that do nothing, from its first to its last."""
+    """A Celery worker and tasks that do nothing, from its first to its last; `rate` of them for
+    each of `seconds`."""
     app = celery_app(kombu, url)
     app.conf.worker_prefetch_multiplier = prefetch
     from celery.worker import state
 
-    count = int(1500 * seconds)
+    count = max(200, int(rate * seconds))
     seen = 0
     marks: list[tuple[float, float]] = []
 
@@ -283,7 +291,7 @@ def celery_worker(
     for _ in range(count):
         nothing.delay("a" * body)
     worker = app.Worker(
-        pool="solo", concurrency=1, loglevel="ERROR", quiet=True, hostname="bench@host",
+        pool=pool, concurrency=concurrency, loglevel="ERROR", quiet=True, hostname="bench@host",
         without_gossip=True, without_mingle=True,
     )  # fmt: skip
     with suppress(SystemExit):
@@ -309,7 +317,13 @@ WORKLOADS: dict[str, Callable[[Any, str, int, float], dict[str, float]]] = {
     "celery-delay": celery_delay,
     "celery-worker": celery_worker,
     "celery-worker-prefetch-4": lambda *a: celery_worker(*a, prefetch=4),
+    # Stock Celery waits 0.1 s for each event there: fewer tasks for it, or it takes minutes.
+    "celery-worker-gevent": lambda kombu, *a: celery_worker(
+        kombu, *a, prefetch=1, pool="gevent", concurrency=100, rate=GEVENT_RATES[kombu.__name__]
+    ),
 }
+#: Tasks for a second of measuring a gevent worker: what each implementation can do, about.
+GEVENT_RATES = {"kombu": 20, "kombu_rs": 1500}
 
 
 def main() -> None:
@@ -321,6 +335,10 @@ def main() -> None:
     parser.add_argument("--body", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=1.0)
     a = parser.parse_args()
+    if a.workload.endswith("gevent"):
+        from gevent import monkey
+
+        monkey.patch_all()
     wall, cpu = time.perf_counter(), time.process_time()
     kombu = importlib.import_module(a.implementation)
     names = (kombu.Connection, kombu.Producer, kombu.Consumer, kombu.Queue, kombu.Exchange)

@@ -77,57 +77,58 @@ impl Script {
 /// Equally urgent lists share what is taken, one message of each in turn. What is no list is an error
 /// only when nothing was taken: that is claimed, and would be lost with an error.
 const RECEIVE: &str = r"
-local left, tags, width = tonumber(ARGV[1]), ARGV[3], tonumber(ARGV[4])
-local out, records, scores, n, now, refusal = {}, {}, {}, 0, nil, nil
+local call, left, tags, width = redis.call, tonumber(ARGV[1]), ARGV[3], tonumber(ARGV[4])
+local out, records, scores, n, claims, now, refusal = {}, {}, {}, 0, 0, nil, nil
 local function flush()
-  if #records == 0 then return end
-  redis.call('HSET', KEYS[1], unpack(records))
-  redis.call('ZADD', KEYS[2], unpack(scores))
-  records, scores = {}, {}
+  if claims == 0 then return end
+  call('HSET', KEYS[1], unpack(records, 1, claims))
+  call('ZADD', KEYS[2], unpack(scores, 1, claims))
+  claims = 0
 end
 local function hand_out(i, message)
   n = n + 1
-  out[#out + 1] = i - 2
-  out[#out + 1] = message
+  out[n * 2 - 1], out[n * 2] = i - 2, message
   local tail = ARGV[i + 2]
   if tail == '' then return end
   if not now then
-    local t = redis.call('TIME')
+    local t = call('TIME')
     now = t[1] .. '.' .. string.format('%06d', t[2])
   end
   local tag = tags .. n
-  records[#records + 1] = tag
-  records[#records + 1] = '[' .. message .. tail
-  scores[#scores + 1] = now
-  scores[#scores + 1] = tag
-  if #records >= 1000 then flush() end
+  records[claims + 1], records[claims + 2] = tag, '[' .. message .. tail
+  scores[claims + 1], scores[claims + 2] = now, tag
+  claims = claims + 2
+  if claims >= 1000 then flush() end
 end
-for first = 3, #KEYS, width do
-  if left <= 0 then break end
+local function pop(i, wanted)
+  local popped = redis.pcall('RPOP', KEYS[i], wanted)
+  if popped and popped.err then
+    refusal, popped = popped, nil
+  end
+  popped = popped or {}
+  left = left - #popped
+  return popped
+end
+local function share(first, last)
   local open, got = {}, {}
-  for i = first, first + width - 1 do
+  for i = first, last do
     open[#open + 1] = i
     got[i] = {}
   end
   while left > 0 and #open > 0 do
-    local share, more = math.max(1, math.floor(left / #open)), {}
+    local each, more = math.max(1, math.floor(left / #open)), {}
     for _, i in ipairs(open) do
-      local wanted = math.min(share, left)
-      local popped = wanted > 0 and redis.pcall('RPOP', KEYS[i], wanted)
-      if popped and popped.err then
-        refusal = popped
-      elseif popped then
-        for j = 1, #popped do got[i][#got[i] + 1] = popped[j] end
-        left = left - #popped
-        if #popped == wanted then more[#more + 1] = i end
-      end
+      local wanted = math.min(each, left)
+      local popped = wanted > 0 and pop(i, wanted) or {}
+      for j = 1, #popped do got[i][#got[i] + 1] = popped[j] end
+      if wanted > 0 and #popped == wanted then more[#more + 1] = i end
     end
     open = more
   end
   local j, any = 0, true
   while any do
     j, any = j + 1, false
-    for i = first, first + width - 1 do
+    for i = first, last do
       if got[i][j] then
         hand_out(i, got[i][j])
         any = true
@@ -135,10 +136,19 @@ for first = 3, #KEYS, width do
     end
   end
 end
+for first = 3, #KEYS, width do
+  if left <= 0 then break end
+  if width == 1 then
+    local popped = pop(first, left)
+    for j = 1, #popped do hand_out(first, popped[j]) end
+  else
+    share(first, first + width - 1)
+  end
+end
 flush()
 if n == 0 and refusal then return refusal end
 if n == 0 and ARGV[2] == '1' then
-  for i = 3, #KEYS do redis.call('LLEN', KEYS[i]) end
+  for i = 3, #KEYS do call('LLEN', KEYS[i]) end
 end
 return out";
 
