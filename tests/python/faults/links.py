@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from servers.process import ServerFailed
 from servers.proxy import FaultProxy
 
-from .fleet import Program
+from .fleet import Fleet, Program
 
 
 @dataclass
@@ -88,3 +89,30 @@ def longest_publish(publisher: Program, since: float) -> float:
     """How long a publish took at most, in seconds, whether it succeeded or not."""
     events = publisher.events("ok", "failed")
     return max(float(event.words[1]) for event in events if event.at >= since)
+
+
+def longest_publish_beside(
+    fault: Fault, scene: Scene, fleet: Fleet, report: Callable[..., None], limit: float, **more: Any
+) -> float:
+    """Seconds that a publish with a timeout of `limit` seconds took at most beside a fault."""
+    publisher = fleet.start(
+        "publish",
+        url=scene.publisher.spec["url"],
+        queues=["other"],
+        timeout=limit,
+        pause=0.02,
+        high_water=0,
+        **more,
+    )
+    publisher.wait_for("ok")
+    begin = time.monotonic()
+    fault(scene)
+    again = time.monotonic()
+    try:
+        publisher.wait_for("ok", 60, since=again)
+    except ServerFailed:
+        report(longest_publish=f"more than {time.monotonic() - begin:.0f}")
+        raise
+    longest = longest_publish(publisher, begin)
+    report(longest_publish=longest)
+    return longest

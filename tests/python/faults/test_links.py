@@ -7,13 +7,21 @@ from collections.abc import Callable
 
 import pytest
 
-from servers.process import ServerFailed
 from servers.proxy import FaultProxy
 from servers.redis import RedisServer
 
 from .conftest import Report
 from .fleet import Fleet
-from .links import OF_THE_PATH, Fault, Scene, blackhole, longest_publish, name_of, refuse
+from .links import (
+    OF_THE_PATH,
+    Fault,
+    Scene,
+    blackhole,
+    longest_publish,
+    longest_publish_beside,
+    name_of,
+    refuse,
+)
 from .probe import Probe
 
 #: How soon a consumer must have messages again.
@@ -127,23 +135,5 @@ def test_a_half_open_link(scene: Scene, report: Report) -> None:
 @pytest.mark.parametrize("fault", [refuse, blackhole, stop_the_server], ids=name_of)
 def test_the_timeout_of_a_publish(fault: Fault, scene: Scene, fleet: Fleet, report: Report) -> None:
     """`timeout` bounds a publish, connecting included, with default transport options."""
-    publisher = fleet.start(
-        "publish",
-        url=scene.publisher.spec["url"],
-        queues=["other"],
-        timeout=LIMIT,
-        pause=0.02,
-        high_water=0,
-    )
-    publisher.wait_for("ok")
-    begin = time.monotonic()
-    fault(scene)
-    again = time.monotonic()
-    try:
-        publisher.wait_for("ok", 60, since=again)
-    except ServerFailed:
-        report(longest_publish=f"more than {time.monotonic() - begin:.0f}")
-        raise
-    longest = longest_publish(publisher, begin)
-    report(longest_publish=longest)
+    longest = longest_publish_beside(fault, scene, fleet, report, LIMIT)
     assert longest <= LIMIT + SLACK

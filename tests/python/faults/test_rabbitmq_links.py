@@ -15,7 +15,16 @@ from servers.rabbitmq import RabbitMQServer
 
 from .conftest import Report
 from .fleet import Fleet
-from .links import OF_THE_PATH, Fault, Scene, blackhole, longest_publish, name_of, refuse
+from .links import (
+    OF_THE_PATH,
+    Fault,
+    Scene,
+    blackhole,
+    longest_publish,
+    longest_publish_beside,
+    name_of,
+    refuse,
+)
 from .rabbit import CONFIRMED, Probe, Vhost
 
 #: How soon a consumer must have messages again.
@@ -136,26 +145,7 @@ def test_a_half_open_link(scene: Scene, report: Report) -> None:
 @pytest.mark.parametrize("fault", [refuse, blackhole, stop_the_node], ids=name_of)
 def test_the_timeout_of_a_publish(fault: Fault, scene: Scene, fleet: Fleet, report: Report) -> None:
     """`timeout` bounds a publish, connecting included, with default options."""
-    publisher = fleet.start(
-        "publish",
-        url=scene.publisher.spec["url"],
-        queues=["other"],
-        options=CONFIRMED,
-        timeout=PATIENCE / 2,
-        pause=0.02,
-        high_water=0,
-    )
-    publisher.wait_for("ok")
-    begin = time.monotonic()
-    fault(scene)
-    again = time.monotonic()
-    try:
-        publisher.wait_for("ok", 60, since=again)
-    except ServerFailed:
-        report(longest_publish=f"more than {time.monotonic() - begin:.0f}")
-        raise
-    longest = longest_publish(publisher, begin)
-    report(longest_publish=longest)
+    longest = longest_publish_beside(fault, scene, fleet, report, PATIENCE / 2, options=CONFIRMED)
     assert longest <= PATIENCE / 2 + SLACK
 
 
