@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
-from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._typing import TYPE_CHECKING, Any, TypeVar
 from .exceptions import NotBoundError
 from .utils.functional import ChannelPromise
 
@@ -78,7 +77,7 @@ class MaybeChannelBound(Object):
 
     def bind(self, channel: ChannelOrConnection) -> Self:
         """Return a copy of the entity that is bound to ``channel`` (or to a connection's)."""
-        return copy(self).maybe_bind(channel)
+        return self.__copy__().maybe_bind(channel)
 
     def maybe_bind(self, channel: ChannelOrConnection | None) -> Self:
         """Bind the entity itself, unless it is bound already or there is no channel."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+
+from ._typing import Any
 
 __all__ = ("DEFAULT_BATCH_SIZE",)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from ._typing import Any
 
 # What a URL may set, in its parts or as ?name=value.
 _URL_PARAMS = frozenset(

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ._deferred import deferred
+from ._typing import TYPE_CHECKING, Any, TypeVar, overload
 from .entity import Exchange, Queue
 from .exceptions import ChannelError, RecoverableConnectionError
 from .log import get_logger
@@ -43,7 +44,7 @@ __all__ = (
 # AMQP carries the prefetch count in 16 bits.
 PREFETCH_COUNT_MAX = 0xFFFF
 
-logger: logging.Logger = get_logger("kombu.common")
+logger: logging.Logger = deferred(get_logger, "kombu.common")
 
 _T = TypeVar("_T")
 

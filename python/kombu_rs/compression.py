@@ -7,11 +7,10 @@ The standard library is enough for the first three (and for zstd from Python
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any
 
+from ._typing import Any
 from .utils.compat import entrypoints
 from .utils.encoding import ensure_bytes
 
@@ -149,7 +148,7 @@ def decompress(body: bytes, content_type: str) -> bytes:
     return get_decoder(content_type)(body)
 
 
-register(zlib.compress, zlib.decompress, "application/x-gzip", aliases=["gzip", "zlib"])
+_register_later("application/x-gzip", ("zlib",), ["gzip", "zlib"])
 _register_later("application/x-bz2", ("bz2",), ["bzip2", "bzip"])
 _register_later("application/x-brotli", ("brotli", "brotlicffi"), ["brotli"])
 _register_later("application/x-lzma", ("lzma",), ["lzma", "xz"])

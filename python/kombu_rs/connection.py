@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from itertools import cycle
 from operator import itemgetter
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from . import _native, exceptions
+from ._deferred import deferred
+from ._typing import TYPE_CHECKING, Any
 from .broker_url import _check_url_options, _check_url_transport, _scheme, _seconds, _split_hosts
 from .log import get_logger
 from .resource import Resource as Resource  # Kombu's users find it here
 from .retry import Retrying
 from .transport import get_transport_cls, supports_librabbitmq
-from .transport.base import Transport as BaseTransport
 from .utils.collections import HashedSeq
 from .utils.functional import dictfilter, retry_over_time, shufflecycle
 from .utils.objects import cached_property
@@ -27,6 +26,7 @@ from .utils.url import as_url, maybe_sanitize_url, parse_url
 
 if TYPE_CHECKING:
     import logging
+    import socket
     from typing import TypeGuard
 
     from typing_extensions import Self
@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = ("Connection", "ConnectionPool", "ChannelPool")
 
-logger: logging.Logger = get_logger("kombu.connection")
+if not TYPE_CHECKING:  # needed when a connection is given up
+    socket = deferred(import_module, "socket")
+
+logger: logging.Logger = deferred(get_logger, "kombu.connection")
 
 roundrobin_failover = cycle
 
@@ -468,7 +471,8 @@ class Connection(_native.Connection, Retrying):
         transport_cls: Any = self.transport_cls
         if not isinstance(transport_cls, type):
             transport_cls = get_transport_cls(transport_cls)
-        if isinstance(transport_cls, type) and issubclass(transport_cls, BaseTransport):
+        # Any class will do for a transport; of ours each has this method.
+        if isinstance(transport_cls, type) and hasattr(transport_cls, "class_for"):
             return transport_cls.class_for(self)
         return transport_cls
 
@@ -548,6 +552,8 @@ class Connection(_native.Connection, Retrying):
         transport_cls = self.get_transport_cls()
         if transport_cls.can_parse_url and "://" in uri:
             return self.transport.as_uri(uri, include_password, mask)
+        from urllib.parse import quote
+
         info = self.info()
         port, userid, password, virtual_host, transport = getfields(info)
         if callable(password):

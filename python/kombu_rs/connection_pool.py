@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 from . import exceptions
+from ._typing import TYPE_CHECKING, Any
 from .connection import Connection
 from .resource import Resource
 from .utils.functional import lazy

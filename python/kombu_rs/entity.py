@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
 
+from ._typing import TYPE_CHECKING, Any, ClassVar
 from .abstract import MaybeChannelBound, Object
 from .exceptions import ContentDisallowed
 from .serialization import prepare_accept_content
@@ -58,11 +57,11 @@ def maybe_delivery_mode(
     """
     if not v:
         return default
-    if isinstance(v, numbers.Integral):
+    if hasattr(v, "__index__"):
         return int(v)
     names = DELIVERY_MODES if modes is None else modes
     try:
-        return names[v]  # type: ignore[index]
+        return names[v]
     except KeyError:
         raise KeyError(
             f"unknown delivery_mode {v!r}: use one of {', '.join(sorted(names))}, or its number"

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import sys
 from builtins import TimeoutError
-from typing import Any, NoReturn
+
+from ._typing import Any, NoReturn
 
 __all__ = (
     "reraise",

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from importlib import import_module
 
+from ._deferred import deferred
+from ._typing import TYPE_CHECKING, Any
 from .utils.encoding import safe_repr, safe_str
 from .utils.functional import maybe_evaluate
 from .utils.objects import cached_property
 
 __all__ = ("LogMixin", "LOG_LEVELS", "get_loglevel", "setup_logging")
 
-_NAMES = ("CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET")
+if TYPE_CHECKING:
+    import logging
+else:
+    logging = deferred(import_module, "logging")
 
 #: Level by name and name by level.
-LOG_LEVELS: dict[Any, Any] = {name: getattr(logging, name) for name in _NAMES}
-LOG_LEVELS.update({level: logging.getLevelName(level) for level in set(LOG_LEVELS.values())})
+LOG_LEVELS: dict[Any, Any] = {
+    name: level
+    for level, *names in (
+        (50, "FATAL", "CRITICAL"),
+        (40, "ERROR"),
+        (30, "WARN", "WARNING"),
+        (20, "INFO"),
+        (10, "DEBUG"),
+        (0, "NOTSET"),
+    )
+    for name in names
+}
+LOG_LEVELS.update({level: name for name, level in LOG_LEVELS.items()})
 
 #: Set by the environment variable of that name: errors are logged without their traceback.
 DISABLE_TRACEBACKS = os.environ.get("DISABLE_TRACEBACKS")
@@ -51,6 +65,8 @@ def get_loglevel(level: str | int) -> int:
 
 def naive_format_parts(fmt: str) -> Iterator[str]:
     """Yield the conversion letter for each argument of ``fmt`` (``%%`` takes none)."""
+    import re
+
     for match in re.finditer(r"%(?:%|[^a-zA-Z%]*([a-zA-Z]))", fmt):
         if match[1]:
             yield match[1]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copyreg
-from typing import Any
-
 from ._native import Message
+from ._typing import Any
 from .compression import decompress
 from .serialization import loads
 from .utils.functional import dictfilter
@@ -29,6 +27,8 @@ def _reduce(message: Any) -> tuple[Any, ...]:
 
     The channel is part of it, as in Kombu: a message can be pickled once ``channel`` is None.
     """
+    import copyreg
+
     parts = {name: getattr(message, name) for name in _PARTS}
     return copyreg.__newobj__, (type(message),), (message.__dict__ or None, parts)  # type: ignore[attr-defined]
 

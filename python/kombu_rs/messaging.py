@@ -7,9 +7,9 @@ from contextlib import suppress
 from itertools import count
 from threading import local
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 from . import _native
+from ._typing import TYPE_CHECKING, Any
 from .batch import DEFAULT_BATCH_SIZE, _ProducerBatch, _ProducerBatchState
 from .common import maybe_declare
 from .compression import compress

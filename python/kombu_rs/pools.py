@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._typing import TYPE_CHECKING, Any, TypeVar
 from .messaging import Producer
 from .resource import Resource
 from .utils.collections import EqualityDict

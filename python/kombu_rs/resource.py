@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
-from queue import Empty, LifoQueue
-from typing import Any, Generic, TypeVar
+from importlib import import_module
 
 from . import exceptions
+from ._deferred import deferred
+from ._typing import TYPE_CHECKING, Any, Generic, TypeVar
 from .utils.compat import register_after_fork
 from .utils.functional import lazy
+
+if TYPE_CHECKING:
+    import queue
+else:
+    queue = deferred(import_module, "queue")
 
 _T = TypeVar("_T")
 
@@ -17,7 +23,7 @@ def _after_fork_cleanup_resource(resource: Resource[Any]) -> None:
     # Another thread of the parent may have held the lock of the queue: it will
     # never be released here. And the pool stays open: a child that was handed
     # it makes things of its own.
-    inherited, resource._resource = resource._resource, LifoQueue()
+    inherited, resource._resource = resource._resource, queue.LifoQueue()
     resource._resource.queue.extend(inherited.queue)
     with suppress(Exception):
         resource.force_close_all(close_pool=False)
@@ -57,7 +63,7 @@ class Resource(Generic[_T]):
         self._closed = False
         if close_after_fork is not None:
             self.close_after_fork = close_after_fork
-        self._resource: LifoQueue[Any] = LifoQueue()
+        self._resource: queue.LifoQueue[Any] = queue.LifoQueue()
         self._dirty: set[Any] = set()
         if self.close_after_fork:
             register_after_fork(self, _after_fork_cleanup_resource)
@@ -106,7 +112,7 @@ class Resource(Generic[_T]):
         while True:
             try:
                 found = self._resource.get(block=block, timeout=timeout)
-            except Empty:
+            except queue.Empty:
                 self._add_when_empty()
                 continue
             try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
 
 from . import _native, exceptions
+from ._typing import Any
 
 __all__ = ("CannotConnect", "Retrying")
 

@@ -12,8 +12,8 @@ import os
 from codecs import decode as _decode
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ._typing import TYPE_CHECKING, Any, NamedTuple
 from .exceptions import ContentDisallowed, DecodeError, EncodeError, SerializerNotInstalled
 from .utils.compat import entrypoints
 from .utils.encoding import bytes_to_str, str_to_bytes

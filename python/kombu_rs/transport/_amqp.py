@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from .._typing import Any
 from ..utils.amq_manager import get_manager
 from . import base
 

@@ -6,16 +6,18 @@ hide its messages from others until their claims expire.
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import weakref
-from multiprocessing.util import Finalize, register_after_fork
-from typing import Any
 
+from .._deferred import deferred
+from .._typing import Any
 from ..log import get_logger
 
 __all__ = ("forget", "remember")
 
-logger = get_logger("kombu.virtual")
+logger = deferred(get_logger, "kombu.virtual")
 
 #: Seconds that each channel has: a broker that is gone does not keep a program from ending.
 PATIENCE = 2.0
@@ -41,13 +43,20 @@ def _close_all() -> None:
             logger.warning("cannot give back what %r has not acknowledged: %r", channel, exc)
 
 
-def _see_to_the_end(*_: object) -> None:
+def _finalize(*_: object) -> None:
     # Children of multiprocessing end with its finalizers, and without those of `atexit`.
-    Finalize(None, _close_all, exitpriority=1)
+    sys.modules["multiprocessing.util"].Finalize(None, _close_all, exitpriority=1)
 
 
-_see_to_the_end()
-# A child's finalizers are its own, and multiprocessing begins by clearing them. Of the channels
-# that it inherits only what it has received itself goes back.
-os.register_at_fork(after_in_child=_see_to_the_end)
-register_after_fork(_see_to_the_end, _see_to_the_end)
+def _see_to_the_end_of_a_child() -> None:
+    # A child's finalizers are its own, and multiprocessing begins by clearing them. Of the
+    # channels that it inherits only what it has received itself goes back.
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:  # it is not imported for this: it takes longer than to connect
+        util.register_after_fork(_finalize, _finalize)
+
+
+atexit.register(_close_all)
+if "multiprocessing.util" in sys.modules:  # perhaps a child that was spawned
+    _finalize()
+os.register_at_fork(after_in_child=_see_to_the_end_of_a_child)

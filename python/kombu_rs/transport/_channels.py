@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from queue import Empty
-from typing import Any
 
+from .._typing import Any
 from . import virtual
 
 __all__ = ("NoAckQueues", "QueuesWithoutBindings", "WithOptions")

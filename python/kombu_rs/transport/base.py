@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import socket
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
+from .._typing import TYPE_CHECKING, Any
 from ..exceptions import ChannelError, ConnectionError, RecoverableConnectionError
 from ..message import Message
 from ..utils.functional import dictfilter
@@ -251,7 +250,7 @@ class Transport:
     def _make_reader(
         self,
         connection: Any,
-        timeout: Any = socket.timeout,
+        timeout: Any = TimeoutError,
         error: Any = OSError,
         _unavail: Any = (errno.EAGAIN, errno.EINTR),
     ) -> Any:

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
 from queue import Empty
 from queue import Queue as PlainQueue
-from typing import Any
 
 from .. import _native
+from .._typing import Any
 from . import native_virtual
 
 __all__ = ("Channel", "Transport")

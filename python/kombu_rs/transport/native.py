@@ -6,12 +6,10 @@ this one (``memory``, ``redis``, ``sqlalchemy``) say what is special to theirs.
 
 from __future__ import annotations
 
-import socket
 from collections import defaultdict
-from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from .. import _native
+from .._typing import Any, NamedTuple
 from ..exceptions import (
     BrokerConnectionError,
     ChannelError,
@@ -19,7 +17,7 @@ from ..exceptions import (
     ConnectionLimitExceeded,
 )
 from ..message import Message
-from ..utils.url import maybe_sanitize_url
+from ..utils.url import maybe_sanitize_url, safequote
 from . import _at_exit, base
 
 __all__ = ("Channel", "QoS", "Statistics", "Transport", "queue_declare_ok_t")
@@ -245,7 +243,6 @@ class Transport(_native.Transport, Replaceable, base.Transport):  # type: ignore
         ConnectionLimitExceeded,
         OSError,
         EOFError,
-        socket.error,
     )
     channel_errors = (ChannelError,)
 
@@ -303,17 +300,17 @@ class Transport(_native.Transport, Replaceable, base.Transport):  # type: ignore
         userid = getattr(client, "userid", None)
         credentials = ""
         if userid or password:
-            credentials = quote(userid or "", safe="")
+            credentials = safequote(userid or "")
             if password:
-                credentials += ":" + quote(str(password), safe="")
+                credentials += ":" + safequote(str(password))
             credentials += "@"
         if ":" in hostname:
             hostname = f"[{hostname}]"
         elif "/" in hostname:
-            hostname = quote(hostname, safe="")
+            hostname = safequote(hostname)
         port = getattr(client, "port", None) or cls.default_port
         vhost = getattr(client, "virtual_host", None)
-        path = quote(str(vhost), safe="") if vhost not in (None, "", "/") else ""
+        path = safequote(str(vhost)) if vhost not in (None, "", "/") else ""
         return f"{scheme}://{credentials}{hostname}{f':{port}' if port else ''}/{path}"
 
     def establish_connection(self) -> Any:

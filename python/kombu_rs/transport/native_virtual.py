@@ -16,9 +16,9 @@ from array import array
 from collections.abc import Iterator, Mapping
 from queue import Empty
 from time import monotonic
-from typing import Any
 
 from .. import _native
+from .._typing import Any
 from ..exceptions import (
     BrokerConnectionError,
     ConnectionError,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+
+from .._typing import Any
 
 # At once, and not on first use: the module and the function share their name,
 # and whoever imported the module first would see that instead.

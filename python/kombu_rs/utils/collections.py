@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from .._typing import Any, TypeVar
 
 _V = TypeVar("_V")
 

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from io import UnsupportedOperation
 from itertools import count
-from typing import Any
+
+from .._typing import Any
 
 FILENO_ERRORS = (AttributeError, ValueError, UnsupportedOperation)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
-logger: logging.Logger = logging.getLogger("kombu.utils.div")
+from .._deferred import deferred
+from .._typing import TYPE_CHECKING, Any
+from ..log import get_logger
+
+if TYPE_CHECKING:
+    import logging
+
+logger: logging.Logger = deferred(get_logger, "kombu.utils.div")
 
 
 def emergency_dump_state(

@@ -7,7 +7,8 @@ not take the program down.
 from __future__ import annotations
 
 import sys
-from typing import Any, overload
+
+from .._typing import Any, overload
 
 #: File whose encoding is used for output instead of the file system's.
 default_encoding_file: Any = None

@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import math
 import select
-from typing import Any
 
+from .._typing import Any
 from .compat import detect_environment, fileno
 
 # Typed as anything: not every system has every name in it.

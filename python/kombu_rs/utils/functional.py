@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from itertools import count, repeat
 from time import sleep, time
-from typing import Any, TypeVar, overload
 
+from .._typing import Any, TypeVar, overload
 from .encoding import safe_repr as _safe_repr
 
 __all__ = (

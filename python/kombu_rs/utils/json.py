@@ -14,13 +14,17 @@ The walk over the data is native; everything about types is decided here, by
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from datetime import date, datetime, time
-from typing import Any, TypeVar
 
 from .._native import json_dumps as _native_dumps
 from .._native import json_loads as _native_loads
+from .._typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import json
+    from datetime import date, datetime, time
+
+    from ._json_encoder import JSONEncoder as JSONEncoder
 
 T = TypeVar("T")
 EncodedT = TypeVar("EncodedT")
@@ -31,13 +35,16 @@ textual_types: tuple[type, ...] = ()
 _encoders: dict[type, tuple[str | None, Callable[[Any], Any]]] = {}
 _decoders: dict[str, Callable[[Any], Any]] = {}
 
+_NOTSET: Any = object()
 
-class JSONEncoder(json.JSONEncoder):
-    """The standard library's encoder with our types; a base class for your own."""
 
-    def default(self, o: Any) -> Any:
-        """Return something that JSON has for ``o``, which JSON has not."""
-        return encode_value(o)
+def __getattr__(name: str) -> Any:
+    # The standard library's `json` takes as long to import as the rest of this package.
+    if name == "JSONEncoder":
+        from ._json_encoder import JSONEncoder
+
+        return JSONEncoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def encode_value(o: Any) -> Any:
@@ -61,14 +68,18 @@ def encode_value(o: Any) -> Any:
             from binascii import b2a_base64
 
             return _as("base64", b2a_base64(o, newline=False).decode("ascii"))
-    entry = _encoders.get(type(o)) or _inherited_encoder(o)
+    entry = _encoders.get(type(o)) or _find_encoder(o)
     if entry is None:
         raise TypeError(f"Object of type {type(o).__name__} is not JSON serializable")
     marker, encoder = entry
     return encoder(o) if marker is None else _as(marker, encoder(o))
 
 
-def _inherited_encoder(o: Any) -> tuple[str | None, Callable[[Any], Any]] | None:
+def _find_encoder(o: Any) -> tuple[str | None, Callable[[Any], Any]] | None:
+    _register_dates()
+    entry = _encoders.get(type(o))
+    if entry is not None:
+        return entry
     _register_costly_types()
     for t, entry in _encoders.items():
         if isinstance(o, t):
@@ -104,8 +115,8 @@ _own_hook = object_hook  # native code calls no other: it passes over ordinary o
 
 def dumps(
     s: Any,
-    _dumps: Callable[..., str] = json.dumps,
-    cls: type[json.JSONEncoder] | None = JSONEncoder,
+    _dumps: Callable[..., str] | None = None,
+    cls: type[json.JSONEncoder] | None = _NOTSET,
     default_kwargs: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> str:
@@ -113,21 +124,27 @@ def dumps(
 
     Arguments:
         _dumps: Writes instead of :func:`json.dumps`.
-        cls: Encoder class; see :class:`JSONEncoder`.
+        cls: Encoder class; default :class:`JSONEncoder`.
         default_kwargs: Options of ``_dumps``, below ``kwargs``.
 
     Raises:
         TypeError: if something has no JSON form.
         ValueError: if the data contains itself.
     """
-    if _dumps is json.dumps and cls is JSONEncoder and not kwargs and not default_kwargs:
+    if _dumps is None and cls is _NOTSET and not kwargs and not default_kwargs:
         return _native_dumps(s, encode_value)
-    return _dumps(s, cls=cls, **{**(default_kwargs or {}), **kwargs})
+    import json
+
+    from ._json_encoder import JSONEncoder
+
+    write = _dumps or json.dumps
+    cls = JSONEncoder if cls is _NOTSET else cls
+    return write(s, cls=cls, **{**(default_kwargs or {}), **kwargs})
 
 
 def loads(
     s: Any,
-    _loads: Callable[..., Any] = json.loads,
+    _loads: Callable[..., Any] | None = None,
     decode_bytes: bool = True,
     object_hook: Callable[[dict[str, Any]], Any] | None = object_hook,
 ) -> Any:
@@ -143,11 +160,13 @@ def loads(
     """
     if isinstance(s, memoryview):
         s = s.tobytes()
-    if _loads is json.loads and object_hook is _own_hook:
+    if _loads is None and object_hook is _own_hook:
         return _native_loads(s, object_hook)
+    import json
+
     if decode_bytes and isinstance(s, (bytes, bytearray)):
         s = s.decode("utf-8")
-    return _loads(s, object_hook=object_hook)
+    return (_loads or json.loads)(s, object_hook=object_hook)
 
 
 def _no_decoder(o: Any) -> Any:
@@ -169,26 +188,21 @@ def register_type(
         encoder: Returns something that JSON has.
         decoder: Turns that back.
     """
+    _register_dates()  # before others, of whom the first counts for a value of several
     _encoders[t] = (marker, encoder)
     if marker is not None:
         _decoders[marker] = decoder
 
 
-def _register_light_types() -> None:
-    register_type(datetime, "datetime", datetime.isoformat, _read_datetime)
-    register_type(date, "date", date.isoformat, _read_date)
-    register_type(time, "time", time.isoformat, time.fromisoformat)
-    _decoders["bytes"] = lambda o: o.encode("utf-8")
-    _decoders["base64"] = _read_base64
-
-
 def _register_default_types() -> None:
     """Register the types listed at the top of this module, replacing what is there."""
-    _register_light_types()
+    _register_decoders()
     _register_costly_types(replace=True)
 
 
 def _read_datetime(text: str) -> datetime:
+    from datetime import datetime
+
     if text.endswith("Z"):  # Python 3.10 does not read it
         text = text[:-1] + "+00:00"
     return datetime.fromisoformat(text)
@@ -198,10 +212,48 @@ def _read_date(text: str) -> date:
     return _read_datetime(text).date()
 
 
+def _read_time(text: str) -> time:
+    from datetime import time
+
+    return time.fromisoformat(text)
+
+
 def _read_base64(text: str) -> bytes:
     from binascii import a2b_base64
 
     return a2b_base64(text.encode("ascii"))
+
+
+def _register_decoders() -> None:
+    _decoders.update(
+        {
+            "datetime": _read_datetime,
+            "date": _read_date,
+            "time": _read_time,
+            "bytes": lambda o: o.encode("utf-8"),
+            "base64": _read_base64,
+        }
+    )
+
+
+_dates_registered = False
+
+
+def _register_dates(replace: bool = False) -> None:
+    """Register how dates and times are written, when one may have to be.
+
+    Arguments:
+        replace: What the user has registered for them as well.
+    """
+    global _dates_registered
+    if _dates_registered and not replace:
+        return
+    _dates_registered = True
+    from datetime import date, datetime, time
+
+    _encoders[datetime] = ("datetime", datetime.isoformat)
+    _encoders[date] = ("date", date.isoformat)
+    _encoders[time] = ("time", time.isoformat)
 
 
 _costly_types_registered = False
@@ -217,6 +269,7 @@ def _register_costly_types(replace: bool = False) -> None:
     if _costly_types_registered and not replace:
         return
     _costly_types_registered = True
+    _register_dates(replace)
     from decimal import Decimal
     from uuid import UUID
 
@@ -230,4 +283,4 @@ def _register_costly_types(replace: bool = False) -> None:
             _decoders[marker] = decoder
 
 
-_register_light_types()
+_register_decoders()

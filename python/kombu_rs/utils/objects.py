@@ -7,7 +7,8 @@ import os
 import weakref
 from collections.abc import Callable
 from threading import RLock
-from typing import Any, TypeVar, overload
+
+from .._typing import Any, TypeVar, overload
 
 __all__ = ("cached_property",)
 

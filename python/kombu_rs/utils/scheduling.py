@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from .. import _native
+from .._typing import Any
 from .imports import symbol_by_name
 
 __all__ = ("FairCycle", "priority_cycle", "round_robin_cycle", "sorted_cycle")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+
+from .._typing import NamedTuple
 
 
 class version_info_t(NamedTuple):

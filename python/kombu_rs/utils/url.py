@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
-from urllib.parse import parse_qsl, quote, unquote, urlparse
+from collections.abc import Mapping
+
+from .._typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 if TYPE_CHECKING:
     import ssl
 
-safequote: Callable[[str], str] = partial(quote, safe="")
+
+def safequote(string: str) -> str:
+    """Return ``string`` with everything escaped that has a meaning in a URL, ``/`` as well."""
+    from urllib.parse import quote
+
+    return quote(string, safe="")
+
 
 #: Set to false where Python was built without :mod:`ssl`; parameters about it are then ignored.
 ssl_available = True
@@ -37,6 +41,8 @@ def url_to_parts(url: str) -> urlparts:
     Raises:
         ValueError: if the port is not a number from 0 to 65535.
     """
+    from urllib.parse import parse_qsl, unquote, urlparse
+
     scheme, colon, rest = url.partition(":")
     if not (colon and rest.startswith("//")):
         # No scheme: the text is taken to be a host, as `urlparse` does with `//`.
@@ -106,6 +112,8 @@ def sanitize_url(url: str, mask: str | None = "**") -> str:
 
 def _mask_anything(url: str, mask: str | None = "**") -> str:
     """Mask what may be a password in what cannot be parsed, rather too much than too little."""
+    import re
+
     masked = re.sub(r"(?<=://)([^:@]*:).*(?=@)", lambda m: m[1] + (mask or ""), url, flags=re.S)
     return masked.partition("?")[0]
 
@@ -121,9 +129,12 @@ def maybe_sanitize_url(url: Any, mask: str | None = "**") -> Any:
     """
     if not isinstance(url, str) or "://" not in url:
         return url
-    urls = re.split(r";(?=[\w+.:-]+://)", url)
-    if len(urls) > 1:
-        return ";".join(maybe_sanitize_url(each, mask) for each in urls)
+    if ";" in url:
+        import re
+
+        urls = re.split(r";(?=[\w+.:-]+://)", url)
+        if len(urls) > 1:
+            return ";".join(maybe_sanitize_url(each, mask) for each in urls)
     try:
         return sanitize_url(url, mask)
     except ValueError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from os import urandom
-from typing import Any
+
+from .._typing import Any
 
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
 
 from ... import _native, message
+from ..._typing import Any
 from ...exceptions import RecoverableConnectionError
 from ...utils.uuid import uuid
 from .. import base

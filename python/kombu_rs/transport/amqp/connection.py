@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from ... import _native, exceptions
+from ..._typing import TYPE_CHECKING, Any
+from ...utils.url import safequote
 from ..native import Replaceable, as_it_is
 from . import errors
 from .channel import Channel
@@ -77,9 +76,9 @@ def _settings(
             )
     if locale != "en_US":
         raise ValueError(f"locale must be 'en_US', the only one that brokers have, got {locale!r}")
-    user = quote(userid or "", safe="")
-    secret = quote(str(password or ""), safe="")
-    vhost = quote(virtual_host or "/", safe="")
+    user = safequote(userid or "")
+    secret = safequote(str(password or ""))
+    vhost = safequote(virtual_host or "/")
     scheme = "amqps" if ssl else "amqp"
     given = {
         "login_method": login_method,
@@ -133,6 +132,8 @@ def _socket_settings(settings: dict[Any, Any] | None) -> dict[str, Any] | None:
     """TCP options under the names that the socket module has for them."""
     if not settings:
         return None
+    import socket
+
     names = {getattr(socket, name): name for name in _TCP_OPTIONS if hasattr(socket, name)}
     return {names.get(option, str(option)): value for option, value in settings.items()}
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from builtins import TimeoutError
-from typing import Any
 
 from ... import exceptions
+from ..._typing import Any
 
 __all__ = ("LinkError", "from_core", "returned")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from ..._typing import Any, NamedTuple
 
 __all__ = ("Statistics", "Tally")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 from ... import _native
+from ..._typing import Any
 from ...utils.amq_manager import get_manager
 from ...utils.url import maybe_sanitize_url, url_to_parts
 from .._amqp import DEFAULT_PORT, DEFAULT_SSL_PORT, AmqpTransport, OverTLS, address

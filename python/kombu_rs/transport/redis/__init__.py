@@ -37,9 +37,9 @@ Names of redis-py (``redis``, ``exceptions``,
 
 from __future__ import annotations
 
-from typing import Any
-
+from ..._deferred import deferred
 from ..._native import PublishBatch
+from ..._typing import Any
 from ...log import get_logger
 from ...utils.eventio import ERR, READ
 from .channel import PRIORITY_STEPS, Channel
@@ -76,7 +76,7 @@ __all__ = (
 )
 
 #: Where what the core says about Redis arrives.
-logger = get_logger("kombu.transport.redis")
+logger = deferred(get_logger, "kombu.transport.redis")
 
 #: The database when the URL names none.
 DEFAULT_DB = 0

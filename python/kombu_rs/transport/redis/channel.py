@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from inspect import getattr_static
-from typing import Any
 
+from ..._typing import Any
 from ...exceptions import VersionMismatch
 from ...utils.objects import cached_property
 from ...utils.scheduling import cycle_by_name
@@ -273,7 +272,8 @@ class Channel(native_virtual.Channel):
             secure = parameters.is_secure(named.get("connection_class")) or secure
         else:
             own = "connection_class_ssl" if secure else "connection_class"
-            if not isinstance(getattr_static(type(self), own), _FromRedisPy):
+            found = next(vars(c)[own] for c in type(self).__mro__ if own in vars(c))
+            if not isinstance(found, _FromRedisPy):
                 parameters.is_secure(getattr(self, own))  # refuses what we cannot have
             named = parameters.connection_parameters(self)
         parameters.refuse_unknown(named, parameters.url_options(self.connection.client))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
-
+from ..._typing import Any, NoReturn
 from . import hooks, parameters
 from .channel import Channel
 from .transport import Transport

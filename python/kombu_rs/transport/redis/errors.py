@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
+from ..._typing import Any, NamedTuple
 from ...exceptions import BrokerConnectionError, ChannelError, ConnectionError, InconsistencyError
 from .. import native
 

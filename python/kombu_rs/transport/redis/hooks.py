@@ -8,8 +8,7 @@ counterpart: replacing it is an error, or it would silently do nothing.
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
-
+from ..._typing import Any, NoReturn
 from ..native_virtual import CONSUMING
 
 __all__ = ("is_replaced", "native_options", "refuse", "refuse_replaced", "settings", "snapshot")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from ..._typing import Any, ClassVar
 
 __all__ = ("GlobalKeyPrefixMixin",)
 

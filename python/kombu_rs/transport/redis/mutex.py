@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+
+from ..._typing import Any
 
 __all__ = ("Mutex", "MutexHeld")
 

@@ -7,11 +7,10 @@ redis-py's: the keyword arguments of its connections. The core has a URL and opt
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
-from urllib.parse import quote
 
+from ..._typing import Any
 from ...utils.imports import symbol_by_name
-from ...utils.url import url_to_parts
+from ...utils.url import safequote, url_to_parts
 
 __all__ = ("connection_parameters", "database", "endpoint")
 
@@ -246,16 +245,18 @@ def endpoint(parameters: Mapping[str, Any], secure: bool) -> tuple[str, dict[str
         options.update(tls)
     login = ""
     if password or username:
-        login = f"{quote(username or '', safe='')}:{quote(str(password or ''), safe='')}@"
+        login = f"{safequote(username or '')}:{safequote(str(password or ''))}@"
     db = int(parameters.get("db") or 0)
     path = parameters.get("path")
     if path:
+        from urllib.parse import quote
+
         return f"redis+socket://{login}{quote(str(path))}?virtual_host={db}", options
     host = str(parameters.get("host") or "localhost")
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
     elif "/" in host:
-        host = quote(host, safe="")
+        host = safequote(host)
     return f"redis://{login}{host}:{parameters.get('port') or DEFAULT_PORT}/{db}", options
 
 

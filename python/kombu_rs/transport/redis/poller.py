@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+from ..._typing import Any
 from ...utils.eventio import ERR, READ
 
 __all__ = ("MultiChannelPoller",)

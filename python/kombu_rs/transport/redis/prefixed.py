@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from redis.client import Pipeline, PubSub, Redis
 from redis.connection import SSLConnection
 from redis.sentinel import SentinelManagedConnection
 
+from ..._typing import Any
 from .keyprefix import GlobalKeyPrefixMixin
 
 __all__ = (

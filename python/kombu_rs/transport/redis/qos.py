@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from ..._typing import Any
 from .. import native_virtual
 
 __all__ = ("QoS",)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from ..._typing import Any
 from . import hooks, parameters
 from .channel import Channel, _FromRedisPy, _redis_py
 from .transport import Transport

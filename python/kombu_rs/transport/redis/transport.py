@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from ..._typing import Any
 from .. import native, native_virtual
 from . import hooks, parameters
 from .channel import Channel

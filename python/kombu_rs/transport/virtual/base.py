@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import warnings
+from binascii import a2b_base64, b2a_base64
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.util import Finalize
 from queue import Empty
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..._deferred import deferred
+from ..._typing import TYPE_CHECKING, Any, ClassVar
 from ...exceptions import ChannelError, ResourceError
 from ...log import get_logger
 from ...utils.compat import register_after_fork
@@ -58,7 +58,7 @@ different type, durable, autodelete or arguments value.\
 RESTORING_FMT = "Restoring {0!r} unacknowledged message(s)"
 RESTORE_PANIC_FMT = "UNABLE TO RESTORE {0} MESSAGES: {1}"
 
-logger: logging.Logger = get_logger("kombu.transport.virtual.base")
+logger: logging.Logger = deferred(get_logger, "kombu.transport.virtual.base")
 
 
 class Base64:
@@ -66,11 +66,11 @@ class Base64:
 
     def encode(self, s: str | bytes) -> str:
         """Encode."""
-        return bytes_to_str(base64.b64encode(str_to_bytes(s)))
+        return bytes_to_str(b2a_base64(str_to_bytes(s), newline=False))
 
     def decode(self, s: str | bytes) -> bytes:
         """Decode."""
-        return base64.b64decode(str_to_bytes(s))
+        return a2b_base64(str_to_bytes(s))
 
 
 class NotEquivalentError(Exception):
@@ -86,6 +86,12 @@ class Deliveries(OrderedDict[Any, Any]):
 
     #: Set when they were put back at the end.
     restored = False
+
+
+def _at_the_end(qos: QoS) -> Any:
+    from multiprocessing.util import Finalize
+
+    return Finalize(qos, qos.restore_unacked_once, exitpriority=1)
 
 
 class QoS:
@@ -116,7 +122,7 @@ class QoS:
         self._dirty = set()
         self._quick_ack = self._dirty.add
         self._quick_append = self._delivered.__setitem__
-        self._on_collect = Finalize(self, self.restore_unacked_once, exitpriority=1)
+        self._on_collect = _at_the_end(self)
         register_after_fork(self, type(self)._forget_parent)
 
     def _forget_parent(self) -> None:
@@ -126,7 +132,7 @@ class QoS:
         if self._on_collect.still_active():
             # It is the parent's, and would do nothing here.
             self._on_collect.cancel()
-            self._on_collect = Finalize(self, self.restore_unacked_once, exitpriority=1)
+            self._on_collect = _at_the_end(self)
 
     def _in_use(self) -> int:
         return len(self._delivered) - len(self._dirty)

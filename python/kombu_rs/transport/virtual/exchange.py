@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
-from typing import Any, ClassVar
+
+from ..._typing import Any, ClassVar
 
 # One row of an exchange's table: routing key, pattern (if the type has them), queue.
 Row = tuple[str, Any, str]
@@ -106,12 +106,16 @@ class TopicExchange(ExchangeType):
 
     def key_to_pattern(self, rkey: str) -> str:
         """Return the regular expression for a binding's key."""
+        import re
+
         words = (self.wildcards.get(word) or re.escape(word) for word in rkey.split("."))
         return "^{}$".format(r"\.".join(words))
 
     def _match(self, pattern: str, string: str) -> Any:
         compiled = self._compiled.get(pattern)
         if compiled is None:
+            import re
+
             compiled = self._compiled[pattern] = re.compile(pattern)
         return compiled.match(string)
 

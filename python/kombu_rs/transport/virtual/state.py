@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+
+from ..._typing import Any, NamedTuple
 
 
 class binding_key_t(NamedTuple):

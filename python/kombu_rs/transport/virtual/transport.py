@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from array import array
 from queue import Empty
 from time import monotonic, sleep
-from typing import Any
 
+from ..._deferred import deferred
+from ..._typing import TYPE_CHECKING, Any
 from ...log import get_logger
 from ...utils.scheduling import FairCycle
 from .. import base
 from .base import Channel
 from .state import BrokerState
+
+if TYPE_CHECKING:
+    import logging
 
 __all__ = ("Management", "Transport")
 
@@ -21,7 +24,7 @@ ARRAY_TYPE_H = "H"
 
 W_NO_CONSUMERS = "Requeuing undeliverable message for queue %r: No consumers."
 
-logger: logging.Logger = get_logger("kombu.transport.virtual.base")
+logger: logging.Logger = deferred(get_logger, "kombu.transport.virtual.base")
 
 
 class Management(base.Management):
