@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,18 @@ from servers.redis import RedisServer  # noqa: E402
 
 IMPLEMENTATIONS = ("kombu", "kombu_rs")
 BODIES = (200, 10 * 1024)
+START_ROUNDS = 25
+# Whole programs: what starting costs. The names are those that a program of Kombu's begins with.
+STARTS = {
+    "bare interpreter": "pass",
+    "import of the public names": (
+        "from {library} import Connection, Consumer, Exchange, Producer, Queue"
+    ),
+    "the same and a first connection": (
+        "from {library} import Connection, Consumer, Exchange, Producer, Queue\n"
+        "Connection({url!r}).connect()"
+    ),
+}
 CASES = {
     "memory": ("publish-named", "publish-default", "consume-ack", "round-trip"),
     "redis": (
@@ -111,6 +124,18 @@ class Runner:
             raise RuntimeError(done.stderr.strip()[-2000:])
         return json.loads(done.stdout.strip().splitlines()[-1])
 
+    def start(self, implementation: str, program: str, url: str) -> float:
+        """Milliseconds that one of :data:`STARTS` takes from its start to its end."""
+        code = program.format(library=implementation, url=url)
+        begin = time.perf_counter()
+        subprocess.run(
+            [self.pythons[implementation], "-c", code],
+            check=True,
+            timeout=60,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        )
+        return (time.perf_counter() - begin) * 1000
+
     def servers(self) -> list[str]:
         """The servers and their versions."""
         found = []
@@ -178,7 +203,44 @@ def cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
-def report(rows: list[Row], runner: Runner, rounds: int, imports: Row) -> str:
+def measure_starts(runner: Runner, rounds: int) -> dict[tuple[str, str], float]:
+    """Medians in milliseconds by program and implementation; all take turns."""
+    got: dict[tuple[str, str], list[float]] = {}
+    with runner.empty("redis" if runner.redis else "memory") as url:
+        for _ in range(rounds):
+            for what, program in STARTS.items():
+                for name in IMPLEMENTATIONS:
+                    spent = runner.start(name, program, url)
+                    got.setdefault((what, name), []).append(spent)
+    return {key: statistics.median(values) for key, values in got.items()}
+
+
+def starts_table(starts: dict[tuple[str, str], float], broker: str) -> list[str]:
+    """The section about starting a program."""
+    lines = [
+        "",
+        "## import of the public names",
+        "",
+        f"Wall time of whole programs (`python -c`), {START_ROUNDS} rounds in turns, medians; more:"
+        f" than the same interpreter alone. The connection is to {broker}.",
+        "",
+        "| program | Kombu ms | ours ms | Kombu more | ours more | ours of Kombu's |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
+    for what in STARTS:
+        spent = [starts[what, name] for name in IMPLEMENTATIONS]
+        more = [starts[what, name] - starts["bare interpreter", name] for name in IMPLEMENTATIONS]
+        share = f"{more[1] / more[0]:.2f}" if more[0] > 0 else "-"
+        lines.append(
+            f"| {what} | {spent[0]:.1f} | {spent[1]:.1f} |"
+            f" {more[0]:.1f} | {more[1]:.1f} | {share} |"
+        )
+    return lines
+
+
+def report(
+    rows: list[Row], runner: Runner, rounds: int, starts: dict[tuple[str, str], float]
+) -> str:
     """The whole of RESULTS.md."""
     info = {name: runner.once(name, "versions") for name in IMPLEMENTATIONS}
     lines = [
@@ -242,10 +304,7 @@ def report(rows: list[Row], runner: Runner, rounds: int, imports: Row) -> str:
     for row in memory:
         cells = (f"{n} {figure(row.median(n, 'kib'))} KiB" for n in IMPLEMENTATIONS)
         lines.append(f"- {row.broker}, with a channel: {', '.join(cells)}")
-    lines += ["", "## import of the public names", ""]
-    for name in IMPLEMENTATIONS:
-        rate = imports.median(name, "rate")
-        lines.append(f"- {name}: {figure(1000 / rate if rate else None)} ms")
+    lines += starts_table(starts, "Redis" if runner.redis else "memory")
     failures = [(row, name, text) for row in rows for name, text in row.failed.items()]
     if failures:
         lines += ["", "## failed", ""]
@@ -274,7 +333,6 @@ def main() -> int:
         for body in BODIES
         if not (workload.startswith(("celery", "connections")) and body > 1000)
     ]
-    imports = Row("-", "import", 0)
     with ExitStack() as stack:
         brokers = {row.broker for row in rows}
         runner = Runner(
@@ -283,9 +341,7 @@ def main() -> int:
             stack.enter_context(RedisServer()) if "redis" in brokers else None,
             stack.enter_context(RabbitMQServer()) if "rabbitmq" in brokers else None,
         )
-        for _ in range(max(a.rounds, 5)):
-            for name in IMPLEMENTATIONS:
-                imports.got[name].append(runner.once(name, "import"))
+        starts = measure_starts(runner, START_ROUNDS)
         for row in rows:
             for _ in range(a.rounds):
                 for name in IMPLEMENTATIONS:
@@ -296,7 +352,7 @@ def main() -> int:
                 + "".join(f"; {n} failed" for n in row.failed),
                 flush=True,
             )
-        a.output.write_text(report(rows, runner, a.rounds, imports))
+        a.output.write_text(report(rows, runner, a.rounds, starts))
     print(f"wrote {a.output}")
     return int(any(row.failed for row in rows))
 

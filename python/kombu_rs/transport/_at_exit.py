@@ -57,6 +57,6 @@ def _see_to_the_end_of_a_child() -> None:
 
 
 atexit.register(_close_all)
-if "multiprocessing.util" in sys.modules:  # perhaps a child that was spawned
+if "multiprocessing.util" in sys.modules:  # perhaps a child of its fork server
     _finalize()
 os.register_at_fork(after_in_child=_see_to_the_end_of_a_child)

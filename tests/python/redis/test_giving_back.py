@@ -94,6 +94,31 @@ def test_a_child_gives_back_what_it_has_taken(redis_server, fill, places, how):
     assert places() == (4, 0)
 
 
+@pytest.mark.parametrize("how", ["spawn", "forkserver"])
+def test_a_child_that_imports_anew_gives_back_what_it_has_taken(
+    redis_server, fill, places, tmp_path, how
+):
+    fill(2)
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(f"""
+        import multiprocessing
+        from kombu_rs import Connection, Queue
+
+        def child():
+            assert Queue("q", channel=Connection({redis_server.url()!r}).channel()).get()
+
+        if __name__ == "__main__":
+            process = multiprocessing.get_context({how!r}).Process(target=child)
+            process.start()
+            process.join()
+            assert process.exitcode == 0
+        """)
+    )
+    subprocess.run([sys.executable, program], timeout=60, check=True)
+    assert places() == (2, 0)
+
+
 def test_a_program_ends_although_its_broker_is_gone(new_redis):
     server = new_redis()
     program = f"""
