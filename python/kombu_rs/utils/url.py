@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from .._typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -10,12 +11,22 @@ if TYPE_CHECKING:
     import ssl
 
 
-def safequote(string: str) -> str:
-    """Return ``string`` with everything escaped that has a meaning in a URL, ``/`` as well."""
+def __getattr__(name: str) -> Any:
+    # The library is imported when the first URL is read.
+    if name in ("parse_qsl", "quote", "unquote", "urlparse"):
+        from urllib import parse
+
+        return getattr(parse, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _quote(string: str, safe: str) -> str:
     from urllib.parse import quote
 
-    return quote(string, safe="")
+    return quote(string, safe=safe)
 
+
+safequote: Callable[[str], str] = partial(_quote, safe="")
 
 #: Set to false where Python was built without :mod:`ssl`; parameters about it are then ignored.
 ssl_available = True
