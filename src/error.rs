@@ -69,13 +69,15 @@ pub struct Error {
     code: u16,
     driver: &'static str,
     reply: Option<Box<Reply>>,
+    consumer: Option<Box<(u64, String)>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind` whose text is `message`: it names the operation and the entity, never a password.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), code: 0, driver: "", reply: None, source: None }
+        let (message, code, driver) = (message.into(), 0, "");
+        Self { kind, message, code, driver, reply: None, consumer: None, source: None }
     }
 
     /// The same error with the cause attached; the cause's text is appended when displayed.
@@ -109,6 +111,13 @@ impl Error {
         self
     }
 
+    /// The same error, about a consumer: the number of its channel, and its tag.
+    #[must_use]
+    pub fn with_consumer(mut self, channel: u64, tag: &str) -> Self {
+        self.consumer = Some(Box::new((channel, tag.to_owned())));
+        self
+    }
+
     /// What went wrong, as callers react to it.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -122,6 +131,11 @@ impl Error {
     /// The broker's own words, if [`Error::with_reply`] gave them.
     pub fn reply(&self) -> Option<&Reply> {
         self.reply.as_deref()
+    }
+
+    /// The consumer that [`Error::with_consumer`] named.
+    pub fn consumer(&self) -> Option<(u64, &str)> {
+        self.consumer.as_deref().map(|(channel, tag)| (*channel, &**tag))
     }
 
     /// The broker that [`Error::with_driver`] named; empty when there is none.

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 __all__ = ("register",)
 
+#: What may stand behind the prefix of an alternate.
+_SCHEMES = (
+    *("amqp", "amqps", "pyamqp", "librabbitmq", "memory"),
+    *("redis", "rediss", "sentinel", "rediscluster", "redisclusters"),
+)
+
 
 def register(name: str = "kombu-rs") -> None:
     """Teach an installed Kombu the URL prefix ``kombu-rs+``, as in ``kombu-rs+redis://host/0``.
@@ -33,6 +39,5 @@ def register(name: str = "kombu-rs") -> None:
     aliases = kombu.transport.TRANSPORT_ALIASES
     aliases[name] = "kombu_rs.transport:Transport"
     # Kombu takes the URL of an alternate apart when it switches to it.
-    for scheme in ("amqp", "amqps", "pyamqp"):
-        transport = "SSLTransport" if scheme == "amqps" else "Transport"
-        aliases[f"{name}+{scheme}"] = f"kombu_rs.transport.amqp:{transport}"
+    for scheme in _SCHEMES:
+        aliases[f"{name}+{scheme}"] = "kombu_rs.transport._alternate:Transport"

@@ -54,6 +54,12 @@ failover_strategies: dict[str, Callable[[Any], Iterator[str]]] = {
     "shuffle": shufflecycle,
 }
 
+if os.environ.get("KOMBU_LOG_DEBUG"):
+    from .utils import debug
+
+    os.environ.update(KOMBU_LOG_CHANNEL="1", KOMBU_LOG_CONNECTION="1")
+    debug.setup_logging()
+
 _log_connection = os.environ.get("KOMBU_LOG_CONNECTION", False)
 _log_channel = os.environ.get("KOMBU_LOG_CHANNEL", False)
 
@@ -80,7 +86,8 @@ class Connection(_native.Connection, Retrying):
         failover_strategy: order of the alternates: ``"round-robin"`` (default), ``"shuffle"``, or
             a function from the list to an iterator.
         alternates: further URLs.
-        credential_provider: makes the credentials, where the transport knows it.
+        credential_provider: makes the credentials: on Redis and AMQP, an object with
+            ``get_credentials()`` as redis-py has them, or the name of its class.
 
     Raises:
         ValueError, TypeError: a part or option of the URL is not understood.

@@ -7,7 +7,7 @@ use super::errors::{OrRaise, to_python};
 use super::store::Store;
 use super::{overrides, waiters};
 use crate::client::{Seeker, Sought};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::io::fork;
 use crate::io::lock::Mutex;
 use crate::model::Name;
@@ -166,13 +166,11 @@ impl Transport {
     }
 
     /// The error of a wait, or the consumer that it is about.
-    fn failed(&self, error: Error) -> Result<Step> {
-        if error.kind() == ErrorKind::Cancelled
-            && let Some((channel, tag)) = self.inner.amqp().and_then(|amqp| amqp.cancelled())
-        {
-            return Ok(Step::Cancelled(channel, tag, error));
+    fn failed(error: Error) -> Result<Step> {
+        match error.consumer().map(|(channel, tag)| (channel, tag.into())) {
+            Some((channel, tag)) => Ok(Step::Cancelled(channel, tag, error)),
+            None => Err(error),
         }
-        Err(error)
     }
 
     fn store_connection(&self) -> Result<&Arc<virt::Connection>> {
@@ -193,7 +191,7 @@ impl Transport {
             }
             match next.as_mut().poll(cx) {
                 Poll::Ready(Ok(event)) => Poll::Ready(Ok(Step::Event(event))),
-                Poll::Ready(Err(error)) => Poll::Ready(self.failed(error)),
+                Poll::Ready(Err(error)) => Poll::Ready(Self::failed(error)),
                 Poll::Pending => match self.notice() {
                     Some(step) => Poll::Ready(Ok(step)),
                     None => Poll::Pending,
@@ -528,7 +526,7 @@ impl Transport {
         Self::before_use(slf)?;
         let drive = || match py.detach(|| this.inner.drive()) {
             Ok(()) => Ok(this.step_here()),
-            Err(error) => this.failed(error).map(Some),
+            Err(error) => Self::failed(error).map(Some),
         };
         let drive = || drive().or_raise(py).inspect_err(|_| this.after_failure(py));
         let mut step = drive()?;
@@ -594,6 +592,14 @@ impl Transport {
     fn _depth<'py>(&self, py: Python<'py>, queue: &str) -> PyResult<Bound<'py, PyDict>> {
         let store = self.store_connection().or_raise(py)?.store();
         enter(py, store.depth(&queue.into()))?.into_py_dict(py)
+    }
+
+    /// As ``_close``, without waiting for the broker. AMQP only.
+    fn _leave(&self) {
+        self.link.lock().closed = true;
+        if let Some(amqp) = self.inner.amqp() {
+            amqp.leave();
+        }
     }
 
     /// Closes the link.

@@ -68,11 +68,6 @@ pub trait AmqpConnection: Connection {
     /// Why the broker takes no publishes (`connection.blocked`); `None` while it does.
     fn blocked(&self) -> Option<String>;
 
-    /// [`super::Channel::id`] and tag of a consumer that the broker has cancelled: to be asked for when
-    /// [`Connection::next`] or [`Connection::drive`] has failed with
-    /// [`crate::error::ErrorKind::Cancelled`].
-    fn cancelled(&self) -> Option<(u64, Name)>;
-
     /// What was done so far.
     fn counters(&self) -> Arc<AmqpCounters>;
 
@@ -81,6 +76,10 @@ pub trait AmqpConnection: Connection {
 
     /// A message that came back and is nobody's error, and [`super::Channel::id`] of its channel.
     fn returned(&self) -> Option<(u64, Returned)>;
+
+    /// [`Connection::close`] without waiting: the broker is told, and the link closed when it has
+    /// answered, or after two seconds.
+    fn leave(&self);
 }
 
 /// What is left to do of an operation.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .._typing import Any
 from ..utils.amq_manager import get_manager
 from . import base
+from ._credentials import Credentials
 
 DEFAULT_PORT = 5672
 DEFAULT_SSL_PORT = 5671
@@ -37,6 +38,7 @@ class AmqpTransport(base.Transport):
         **kwargs: Any,
     ) -> None:
         super().__init__(client, **kwargs)
+        self._credentials = Credentials()
         self.default_port = default_port or self.default_port
         self.default_ssl_port = default_ssl_port or self.default_ssl_port
 
@@ -55,8 +57,8 @@ class AmqpTransport(base.Transport):
     def establish_connection(self) -> Any:
         """Connect and log in.
 
-        Parts of the connection that are not set get their default. A password that is a function
-        is called each time.
+        Parts of the connection that are not set get their default. A password that is a function,
+        or a ``credential_provider``, is asked each time.
 
         Raises:
             OSError: the broker cannot be reached.
@@ -69,10 +71,10 @@ class AmqpTransport(base.Transport):
     def _arguments(self) -> dict[str, Any]:
         """Everything that ``Connection`` is told."""
         parts = self._parts()
-        password = parts.password
+        userid, password = self._credentials.get(parts)
         return {
-            "userid": parts.userid,
-            "password": password() if callable(password) else password,
+            "userid": userid,
+            "password": password,
             "login_method": parts.login_method,
             "virtual_host": parts.virtual_host,
             "insist": parts.insist,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 import weakref
 
 from .._deferred import deferred
@@ -19,7 +20,7 @@ __all__ = ("forget", "remember")
 
 logger = deferred(get_logger, "kombu.virtual")
 
-#: Seconds that each channel has: a broker that is gone does not keep a program from ending.
+#: Seconds that all of it may take: brokers that are gone do not keep a program from ending.
 PATIENCE = 2.0
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -36,9 +37,21 @@ def forget(channel: Any) -> None:
 
 
 def _close_all() -> None:
+    end = time.monotonic() + PATIENCE
+    by_connection: dict[int, list[Any]] = {}
     for channel in list(_open):
+        by_connection.setdefault(id(channel.connection), []).append(channel)
+    while by_connection:
+        # A share for each, or one that is gone would leave nothing for those that are there.
+        share = max(end - time.monotonic(), 0.0) / len(by_connection)
+        _, channels = by_connection.popitem()
+        _give_back(channels, time.monotonic() + share)
+
+
+def _give_back(channels: list[Any], end: float) -> None:
+    for channel in channels:
         try:
-            channel._close(channel.do_restore, PATIENCE)
+            channel._close(channel.do_restore, max(end - time.monotonic(), 0.0))
         except Exception as exc:
             logger.warning("cannot give back what %r has not acknowledged: %r", channel, exc)
 

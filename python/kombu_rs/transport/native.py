@@ -294,6 +294,12 @@ class Transport(_native.Transport, Replaceable, base.Transport):  # type: ignore
                 f"{cls.__module__}.{cls.__name__} needs a URL such as redis://host/0, "
                 f"got the host {hostname!r}"
             )
+        return cls._assembled(client, scheme)
+
+    @classmethod
+    def _assembled(cls, client: Any, scheme: str) -> str:
+        """A URL made of a connection's attributes."""
+        hostname = getattr(client, "hostname", None) or ""
         password = getattr(client, "password", None)
         if callable(password):
             password = password()

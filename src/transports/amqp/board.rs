@@ -3,6 +3,7 @@
 use super::consumers::Place;
 use super::error::Reason;
 use super::mailbox::FULL;
+use super::recent::{MOST, Recent};
 use super::state::{ChannelState, End};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::lock::Mutex;
@@ -28,9 +29,7 @@ pub(super) struct Board {
     /// Why the broker takes no publishes, and since when.
     blocked: Mutex<Option<(String, Instant)>>,
     /// What nobody who waits for an answer was told: for who waits for messages.
-    incidents: Mutex<VecDeque<Error>>,
-    /// The channels and tags of consumers that the broker has cancelled, as their incidents.
-    cancelled: Mutex<VecDeque<(u64, Name)>>,
+    incidents: Mutex<Recent<Incident>>,
     /// Bytes that wait for consumers without acknowledgements.
     pub(super) scales: Arc<AtomicUsize>,
     /// The queues that were declared here whose consumers may not be registered anew.
@@ -39,6 +38,14 @@ pub(super) struct Board {
     came_back: AtomicBool,
     pub(super) news: Arc<Notify>,
     pub(super) counters: Arc<AmqpCounters>,
+}
+
+/// See [`Board::tell`].
+#[derive(Debug)]
+struct Incident {
+    /// The channel that was closed, if it is about one: who uses it hears of it, too.
+    closed: Option<u64>,
+    error: Error,
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +68,6 @@ impl Board {
             closed: Mutex::default(),
             blocked: Mutex::default(),
             incidents: Mutex::default(),
-            cancelled: Mutex::default(),
             scales: Arc::default(),
             places: Mutex::default(),
             came_back: AtomicBool::new(false),
@@ -79,11 +85,11 @@ impl Board {
         self.open.load(Ordering::Acquire)
     }
 
-    /// A new channel with a free number; its deliveries are numbered from `base` on.
+    /// A new channel with a free number; its deliveries are numbered on from `numbers`.
     ///
     /// # Errors
     /// `Limit` when there is none.
-    pub(super) fn add(&self, id: u64, base: u64) -> Result<Arc<ChannelState>> {
+    pub(super) fn add(&self, id: u64, numbers: Arc<AtomicU64>) -> Result<Arc<ChannelState>> {
         let mut channels = self.channels.lock();
         let most = self.channel_max.load(Ordering::Relaxed);
         // Used numbers last: what was on its way to a closed channel has arrived by then.
@@ -97,7 +103,7 @@ impl Board {
                 ))
             })?
         };
-        let state = Arc::new(ChannelState::new(id, number, base, self.news.clone()));
+        let state = Arc::new(ChannelState::new(id, number, numbers, self.news.clone()));
         channels.by_number.insert(number, state.clone());
         channels.turn.push_back(number);
         Ok(state)
@@ -179,13 +185,8 @@ impl Board {
         let text = format!(
             "the broker has cancelled the consumer '{tag}': the queue '{queue}' was deleted or has moved"
         );
-        self.cancelled.lock().push_back((state.id, tag));
-        self.tell(super::error::ours(Error::new(ErrorKind::Cancelled, text)));
-    }
-
-    /// The channel and the tag of the consumer of the oldest incident of a cancelled one.
-    pub(super) fn next_cancelled(&self) -> Option<(u64, Name)> {
-        self.cancelled.lock().pop_front()
+        let error = Error::new(ErrorKind::Cancelled, text).with_consumer(state.id, &tag);
+        self.tell(None, super::error::ours(error));
     }
 
     /// A queue was declared here with these arguments.
@@ -224,14 +225,28 @@ impl Board {
         Some((state.id, returned))
     }
 
-    /// Something that whoever waits for messages has to know.
-    pub(super) fn tell(&self, incident: Error) {
-        self.incidents.lock().push_back(incident);
+    /// Something that whoever waits for messages has to know. That a channel was `closed` may be told
+    /// to its next user first: see [`Board::told`].
+    pub(super) fn tell(&self, closed: Option<u64>, error: Error) {
+        let dropped = self.incidents.lock().push(Incident { closed, error });
+        if let Some(Incident { error, .. }) = dropped {
+            tracing::warn!(
+                target: "kombu.connection",
+                "over {MOST} errors wait for somebody to drain the connection: from now on the oldest \
+                 are dropped, the first of them: {error}"
+            );
+        }
         self.news.notify();
     }
 
+    /// Somebody was told that this channel is closed, and why: nobody else has to be.
+    pub(super) fn told(&self, channel: u64) {
+        self.incidents.lock().retain(|incident| incident.closed != Some(channel));
+    }
+
+    /// The oldest of what was to be told.
     pub(super) fn incident(&self) -> Option<Error> {
-        self.incidents.lock().pop_front()
+        self.incidents.lock().pop().map(|incident| incident.error)
     }
 
     /// `connection.blocked` (why) and `connection.unblocked`.
@@ -284,12 +299,13 @@ mod tests {
     fn numbers_are_used_again_late_and_run_out() {
         let board = Board::new(Arc::default(), Arc::default());
         board.channel_max.store(3, Ordering::Relaxed);
-        let numbers: Vec<u16> = (0..2).map(|id| board.add(id, 0).unwrap().number).collect();
+        let numbers: Vec<u16> =
+            (0..2).map(|id| board.add(id, Arc::default()).unwrap().number).collect();
         assert_eq!(numbers, [1, 2]);
         board.remove(1, End::Closed);
-        assert_eq!(board.add(3, 0).unwrap().number, 3);
-        assert_eq!(board.add(4, 0).unwrap().number, 1);
-        let error = board.add(5, 0).unwrap_err();
+        assert_eq!(board.add(3, Arc::default()).unwrap().number, 3);
+        assert_eq!(board.add(4, Arc::default()).unwrap().number, 1);
+        let error = board.add(5, Arc::default()).unwrap_err();
         assert!(error.to_string().contains("channel_max"), "{error}");
         let state = board.channel(2).unwrap();
         board.lose();

@@ -6,6 +6,7 @@ use super::error::ours;
 use super::getting::Waiting;
 use super::publish;
 use super::session::Session;
+use super::stale::Stale;
 use super::state::{ChannelState, End};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::generation::PerProcess;
@@ -38,6 +39,10 @@ pub(super) struct Channel {
     closed: AtomicBool,
     /// `confirm.select` was said: a child says it again.
     confirming: AtomicBool,
+    /// The highest number that a delivery had: a child, whose own ones are other messages, goes on
+    /// from there.
+    numbers: Arc<AtomicU64>,
+    stale: Stale,
 }
 
 #[derive(Debug, Clone)]
@@ -54,13 +59,17 @@ impl Open {
 
     async fn confirm_select(&self) -> Result<()> {
         let select = confirm::AMQPMethod::Select(confirm::Select { nowait: false });
-        self.call("confirm.select", AMQPClass::Confirm(select)).await?;
-        self.state.inner.lock().confirming = true;
-        Ok(())
+        let answer = {
+            // The broker numbers what comes after it, whether it has answered by then or not.
+            let _in_order = self.state.in_order.lock();
+            let select = AMQPClass::Confirm(select);
+            let answer = self.session.ask(&self.state, "confirm.select", select)?;
+            self.state.inner.lock().confirming = true;
+            answer
+        };
+        answer.await.map(drop)
     }
-}
 
-impl Open {
     /// Drops a consumer, and gives back what has come for it.
     fn forget(&self, tag: &str) {
         let frames = self.state.remove(tag).encode(self.state.number, Settle::Requeue);
@@ -113,7 +122,8 @@ impl Channel {
         let confirming = AtomicBool::new(core.here().config.confirm);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let closed = AtomicBool::new(false);
-        let channel = Self { id, core, open: PerProcess::new(), closed, confirming };
+        let (open, numbers, stale) = (PerProcess::new(), Arc::default(), Stale::default());
+        let channel = Self { id, core, open, closed, confirming, numbers, stale };
         channel.here().await?;
         Ok(channel)
     }
@@ -131,15 +141,16 @@ impl Channel {
             return match open.state.ended() {
                 None => Ok(open),
                 // What closed it was told to who caused it.
-                Some(End::Refused(reason)) => Err(ours(
-                    Error::closed(format!("the channel was closed by the broker: {reason}"))
-                        .with_code(reason.code),
-                )),
+                Some(End::Refused(reason)) => {
+                    open.session.board.told(self.id);
+                    let text = format!("the channel was closed by the broker: {reason}");
+                    Err(ours(Error::closed(text).with_code(reason.code)))
+                }
                 Some(end) => Err(open.session.ended(&end, "the channel cannot be used")),
             };
         }
         let session = self.core.here().session().await?;
-        let open = self.begin(session, 0).await?;
+        let open = self.begin(session).await?;
         let current = self.open.get_or(|| Mutex::new(open.clone())).lock().clone();
         if !Arc::ptr_eq(&current.state, &open.state) {
             open.give_up(); // another thread was faster
@@ -147,9 +158,9 @@ impl Channel {
         Ok(current)
     }
 
-    /// Opens a channel whose deliveries are numbered from `base` on.
-    async fn begin(&self, session: Arc<Session>, base: u64) -> Result<Open> {
-        let state = session.board.add(self.id, base)?;
+    /// Opens a channel.
+    async fn begin(&self, session: Arc<Session>) -> Result<Open> {
+        let state = session.board.add(self.id, self.numbers.clone())?;
         let open = Open { session, state };
         // Or its number would be used for ever.
         let opening = Undo(Some(|| open.give_up()));
@@ -194,6 +205,11 @@ impl Channel {
 
     /// Settles what the user has; what is unknown is dropped.
     async fn settle(&self, tag: &str, multiple: bool, how: Settle) -> Result<()> {
+        if self.last().is_none() && !self.closed.load(Ordering::Acquire) {
+            // A child that has received nothing: not worth a connection.
+            self.stale.log(tag);
+            return Ok(());
+        }
         let open = match self.here().await {
             Ok(open) => open,
             Err(error) => return self.stale(tag, error),
@@ -210,8 +226,8 @@ impl Channel {
             (settled, sent)
         };
         if settled.tags.is_empty() {
-            if open.state.is_of_predecessor(tag) {
-                open.state.log_stale(tag);
+            if open.state.is_earlier(tag) {
+                self.stale.log(tag);
                 return Ok(());
             }
             tracing::debug!(target: "kombu.channel", tag, "{how:?} of an unknown delivery tag dropped");
@@ -233,13 +249,12 @@ impl Channel {
     /// What a lost link has delivered is the broker's again: there is nothing to settle, and nothing that
     /// the caller could do.
     fn stale(&self, tag: &str, error: Error) -> Result<()> {
-        match self.last().filter(|open| open.state.ended() == Some(End::Lost)) {
-            Some(open) if error.kind() == ErrorKind::Connection => {
-                open.state.log_stale(tag);
-                Ok(())
-            }
-            _ => Err(error),
+        let lost = self.last().is_some_and(|open| open.state.ended() == Some(End::Lost));
+        if lost && error.kind() == ErrorKind::Connection {
+            self.stale.log(tag);
+            return Ok(());
         }
+        Err(error)
     }
 
     async fn bind_queue(
@@ -611,7 +626,7 @@ impl Amqp for Channel {
         if !refused || self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
-        let open = self.begin(old.session.clone(), old.state.last_tag()).await?;
+        let open = self.begin(old.session.clone()).await?;
         open.state.inner.lock().limit = old.state.inner.lock().limit;
         let cell = self.open.get_or(|| Mutex::new(old.clone()));
         let mut current = cell.lock();

@@ -5,7 +5,6 @@ use super::channel::Channel;
 use super::shared::Shared;
 use crate::error::Result;
 use crate::io::generation::PerProcess;
-use crate::model::Name;
 use crate::protocol::amqp::Terms;
 use crate::transport::{self, Agreed, AmqpConnection, AmqpCounters, Event, Held, Returned};
 use async_trait::async_trait;
@@ -132,11 +131,16 @@ impl AmqpConnection for Connection {
         session.map(|session| session.board.held()).unwrap_or_default()
     }
 
-    fn cancelled(&self) -> Option<(u64, Name)> {
-        self.core.here().last()?.board.next_cancelled()
-    }
-
     fn returned(&self) -> Option<(u64, Returned)> {
         self.core.here().last()?.board.next_returned()
+    }
+
+    fn leave(&self) {
+        // A parent's is the parent's to close.
+        let Some(shared) = self.core.shared.get() else { return };
+        if let Some(session) = shared.take_session() {
+            session.leave();
+        }
+        shared.news.notify();
     }
 }

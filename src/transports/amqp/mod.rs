@@ -14,8 +14,10 @@ mod getting;
 mod lateness;
 mod mailbox;
 mod publish;
+mod recent;
 mod session;
 mod shared;
+mod stale;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -32,8 +32,7 @@ pub(super) async fn publish(
     messages: &[Message],
     options: PublishOptions,
 ) -> Result<()> {
-    let confirming = state.inner.lock().confirming;
-    if !confirming {
+    if !state.inner.lock().confirming {
         // The broker may have said goodbye: nothing else would tell that the message is lost.
         session.link().tend();
     }
@@ -56,20 +55,18 @@ pub(super) async fn publish(
         let enough = |at: usize| at - from.0 >= WINDOW / 2 || ends[at] - from.1 >= CHUNK;
         let last = (from.0..messages.len()).find(|&at| enough(at)).unwrap_or(messages.len() - 1);
         let all = send(session, state, &frames[from.1..ends[last]], || {
-            if confirming {
-                register(state, &batch, &messages[from.0..=last], from.0, options);
-            }
+            register(state, &batch, &messages[from.0..=last], from.0, options);
         })?;
         session.board.counters.published.add(last + 1 - from.0);
         if !all && timeout_at(limits.all, session.flush()).await.transpose()?.is_none() {
             return Err(limits.passed(session, "been taken"));
         }
         from = (last + 1, ends[last]);
-        if confirming && from.0 < messages.len() {
+        if from.0 < messages.len() {
             confirmed(session, &batch, messages, WINDOW / 2, &limits).await?;
         }
     }
-    if confirming { confirmed(session, &batch, messages, 0, &limits).await } else { Ok(()) }
+    confirmed(session, &batch, messages, 0, &limits).await
 }
 
 /// Sends frames of publishes, so that their numbers are in the order in which they are sent; whether
@@ -85,6 +82,7 @@ fn send(
     session.post(state, "a publish", frames)
 }
 
+/// Numbers messages that are sent next, if the broker does: as soon as `confirm.select` was sent.
 fn register(
     state: &ChannelState,
     batch: &Arc<Batch>,
@@ -93,6 +91,9 @@ fn register(
     options: PublishOptions,
 ) {
     let mut inner = state.inner.lock();
+    if !inner.confirming {
+        return;
+    }
     for (at, message) in messages.iter().enumerate() {
         let known = options.mandatory.then(|| known(message));
         inner.confirms.publish(batch.ticket(first + at), known);

@@ -158,6 +158,7 @@ impl Session {
     }
 
     fn over(&self, state: &ChannelState, what: &str) -> Error {
+        self.board.told(state.id);
         self.ended(&state.ended().unwrap_or(End::Closed), what)
     }
 
@@ -294,12 +295,32 @@ impl Session {
         self.give_up();
     }
 
+    /// As [`Session::close`], without waiting: the keeper does it.
+    pub(super) fn leave(self: &Arc<Self>) {
+        if self.is_alive() {
+            let request = self.link.request(&goodbye(), Expect::Count(1), FOREVER);
+            let (session, until) = (self.clone(), Instant::now() + FAREWELL);
+            let job = async move {
+                let _ = timeout_at(until, request).await;
+                session.end();
+            };
+            if keeper::spawn(job).is_ok() {
+                return;
+            }
+        }
+        self.end();
+    }
+
     /// Ends the link; the broker is told if that costs nothing.
     pub(super) fn give_up(&self) {
         if self.link.is_alive() {
             // Lost already: then there is nobody to tell.
             let _ = self.link.post(&goodbye());
         }
+        self.end();
+    }
+
+    fn end(&self) {
         self.link.close("it was closed by this program");
         self.board.lose();
     }

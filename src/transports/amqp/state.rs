@@ -6,6 +6,7 @@ use super::error::Reason;
 use super::getting::Asked;
 use super::lateness::Lateness;
 use super::mailbox::Mail;
+use super::recent::{MOST, Recent};
 use crate::error::Result;
 use crate::io::lock::Mutex;
 use crate::io::task::Notify;
@@ -16,11 +17,8 @@ use crate::transport::{Event, Held, Returned};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-
-/// Most messages that came back and nobody has asked for; the oldest go.
-const RETURNS: usize = 1000;
 
 /// See the module.
 #[derive(Debug)]
@@ -30,8 +28,11 @@ pub(super) struct ChannelState {
     /// Its number on the link.
     pub(super) number: u16,
     /// What is added to the channel's own numbers of deliveries: those of its predecessors, which the
-    /// broker has closed, mean nothing here.
+    /// broker has closed, and those that a parent process has received mean nothing here.
     base: u64,
+    /// The highest number that a delivery had, of predecessors too. Behind no lock, as a forked child
+    /// has to know it.
+    numbers: Arc<AtomicU64>,
     pub(super) inner: Mutex<Inner>,
     /// Calls that wait for an answer: they hear of the channel's end.
     pub(super) calls: AtomicUsize,
@@ -50,7 +51,6 @@ pub(super) struct Inner {
     ledger: BTreeMap<u64, Unsettled>,
     /// How many of them came by consumers.
     consumed: usize,
-    last_tag: u64,
     pub(super) limit: u32,
     pub(super) paused: bool,
     /// Between `basic.recover` and its answer: what is here comes again.
@@ -61,11 +61,9 @@ pub(super) struct Inner {
     pub(super) end: Option<End>,
     pub(super) confirming: bool,
     pub(super) confirms: Confirms<Ticket>,
-    returned: VecDeque<Returned>,
+    returned: Recent<Returned>,
     /// `basic.get`s without an answer, and whether they need no acknowledgement.
     gets: VecDeque<(Arc<Asked>, bool)>,
-    /// A dropped acknowledgement was logged.
-    stale_logged: bool,
     lateness: Lateness,
 }
 
@@ -123,39 +121,29 @@ impl ToSettle {
 }
 
 impl ChannelState {
-    pub(super) fn new(id: u64, number: u16, base: u64, news: Arc<Notify>) -> Self {
+    pub(super) fn new(id: u64, number: u16, numbers: Arc<AtomicU64>, news: Arc<Notify>) -> Self {
         let (inner, in_order) = (Mutex::default(), Mutex::default());
-        Self { id, number, base, inner, calls: AtomicUsize::new(0), in_order, news }
+        let (base, calls) = (numbers.load(Ordering::Relaxed), AtomicUsize::new(0));
+        Self { id, number, base, numbers, inner, calls, in_order, news }
     }
 
-    /// The highest number that a delivery had.
-    pub(super) fn last_tag(&self) -> u64 {
-        self.inner.lock().last_tag.max(self.base)
-    }
-
-    /// Whether that number is of a delivery of the channel that the broker has closed before this one.
-    pub(super) fn is_of_predecessor(&self, tag: &str) -> bool {
+    /// Whether that number is of a delivery from before this channel was opened.
+    pub(super) fn is_earlier(&self, tag: &str) -> bool {
         tag.parse::<u64>().is_ok_and(|tag| (1..=self.base).contains(&tag))
     }
 
-    /// An acknowledgement was dropped, as the broker has the message again. Logged once.
-    pub(super) fn log_stale(&self, tag: &str) {
-        if !std::mem::replace(&mut self.inner.lock().stale_logged, true) {
-            tracing::warn!(
-                target: "kombu.channel",
-                tag,
-                "acknowledgements of what a lost connection or a closed channel delivered are dropped: \
-                 the broker gives it to a consumer again"
-            );
-        }
+    /// The user's number of what has come with that one of the broker's.
+    fn number(&self, tag: u64) -> u64 {
+        let tag = tag.saturating_add(self.base);
+        self.numbers.fetch_max(tag, Ordering::Relaxed);
+        tag
     }
 
     /// Takes a delivery. `false` when its consumer is gone: it is to go back, and the consumer to be
     /// cancelled, as the broker does not know that.
     pub(super) fn deliver(&self, wire_tag: &Name, tag: u64, message: Message) -> bool {
+        let tag = self.number(tag);
         let mut inner = self.inner.lock();
-        let tag = tag + self.base;
-        inner.last_tag = inner.last_tag.max(tag);
         let Some(consumer) = addressee(&mut inner.consumers, wire_tag) else { return false };
         consumer.hear(&message);
         consumer.mail.push(Mail { tag, message });
@@ -197,7 +185,8 @@ impl ChannelState {
     pub(super) fn late(&self, now: Instant, timeout: Duration) -> Option<(u64, Name, Duration)> {
         let mut inner = self.inner.lock();
         let oldest = inner.oldest();
-        let (last, tag) = (inner.last_tag, oldest.as_ref().map(|(tag, _)| *tag));
+        let last = self.numbers.load(Ordering::Relaxed);
+        let tag = oldest.as_ref().map(|(tag, _)| *tag);
         let age = inner.lateness.look(now, timeout, last, tag)?;
         oldest.map(|(tag, queue)| (tag, queue, age))
     }
@@ -229,9 +218,8 @@ impl ChannelState {
 
     /// Notes the answer to `basic.get`.
     pub(super) fn got(&self, tag: u64, queue: &Name, message: Message, no_ack: bool) -> Delivery {
-        let tag = tag + self.base;
+        let tag = self.number(tag);
         let mut inner = self.inner.lock();
-        inner.last_tag = inner.last_tag.max(tag);
         if !no_ack {
             inner.ledger.insert(tag, Unsettled::now(queue, false));
         }
@@ -399,17 +387,26 @@ impl ChannelState {
             ticket.came_back(returned.code, &returned.text);
             return;
         }
-        inner.returned.push_back(returned);
-        if inner.returned.len() > RETURNS {
-            inner.returned.pop_front();
-        }
+        let dropped = inner.returned.push(returned);
         drop(inner);
+        if let Some(Returned { code, text, message }) = dropped {
+            let properties = &message.properties;
+            tracing::warn!(
+                target: "kombu.channel",
+                "over {MOST} messages came back to channel {} and nobody drains the connection: from \
+                 now on the oldest are dropped, the first of them to the exchange '{}' with the \
+                 routing key '{}': {code} {text}",
+                self.id,
+                properties.exchange,
+                properties.routing_key
+            );
+        }
         self.news.notify();
     }
 
     /// The oldest message that came back.
     pub(super) fn next_returned(&self) -> Option<Returned> {
-        self.inner.lock().returned.pop_front()
+        self.inner.lock().returned.pop()
     }
 
     /// It has ended. Whether it was open before.

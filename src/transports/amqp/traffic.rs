@@ -137,8 +137,9 @@ impl Incoming {
                 let reason = Reason { code: close.reply_code, text, method };
                 let ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
                 self.answer(number, AMQPClass::Channel(ok));
-                if state.is_some_and(|state| !state.is_waited_for()) {
-                    self.board.tell(reason.refused("what was sent without waiting for an answer"));
+                if let Some(state) = state.filter(|state| !state.is_waited_for()) {
+                    let what = "what was sent without waiting for an answer";
+                    self.board.tell(Some(state.id), reason.refused(what));
                 }
                 self.board.remove(number, End::Refused(reason));
             }

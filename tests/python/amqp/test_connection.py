@@ -7,6 +7,7 @@ import re
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,19 @@ from servers.rabbitmq import RabbitMQServer
 
 WORK = Queue("work", routing_key="work")
 CONFIRMED = {"confirm_publish": True}
+
+
+class Provider:
+    """Makes credentials, as those of redis-py do."""
+
+    def __init__(self, user: str = "unknown", password: str = "unknown") -> None:
+        self.answer: Any = (user, password)
+        self.asked = 0
+
+    def get_credentials(self) -> Any:
+        """What a connection logs in with."""
+        self.asked += 1
+        return self.answer
 
 
 class TestLogIn:
@@ -87,6 +101,81 @@ class TestLogIn:
                 other.connect()
             assert len(asked) == 2
             pool.force_close_all()
+
+    def test_a_provider_is_asked_for_each_connection(
+        self, user: Callable[[str], None], rabbitmq_server: RabbitMQServer, rabbitmq_vhost: str
+    ) -> None:
+        provider = Provider("rotating", "first")
+        url = f"amqp://nobody:wrong@localhost:{rabbitmq_server.port}/{rabbitmq_vhost}"
+        with Connection(url, credential_provider=provider) as connection:
+            connection.connect()
+            provider.answer = ("rotating", "s3cond")
+            user("s3cond")
+            connection.connection.collect()
+            connection.connect()
+            provider.answer = ("s3cond",)
+            connection.collect()
+            with pytest.raises(exceptions.AccessRefused):
+                connection.connect()  # as nobody
+        assert provider.asked == 3
+        named = f"kombu-rs+{url}?credential_provider={Provider.__module__}.Provider"
+        for made in (
+            Connection(f"{url}?credential_provider={Provider.__module__}.Provider"),
+            Connection(named.removeprefix("kombu-rs+"), transport="kombu_rs.transport:Transport"),
+        ):
+            with made, pytest.raises(exceptions.AccessRefused):
+                made.connect()  # as somebody whom Provider() makes up
+
+    @pytest.mark.parametrize("provider", [object(), 7, "tests.nowhere.Provider"])
+    def test_what_is_no_provider(self, provider: Any) -> None:
+        with (
+            Connection("amqp://", credential_provider=provider) as connection,
+            pytest.raises((TypeError, ImportError), match="credential_provider"),
+        ):
+            connection.connect()
+
+    @pytest.mark.parametrize("answer", ["s3cret", ("a", "b", "s3cret"), None])
+    def test_a_provider_that_answers_something_else(self, answer: Any) -> None:
+        provider = Provider()
+        provider.answer = answer
+        with (
+            Connection("amqp://", credential_provider=provider) as connection,
+            pytest.raises(TypeError, match=r"must return \(user, password\)") as raised,
+        ):
+            connection.connect()
+        assert "s3cret" not in str(raised.value)
+
+
+def test_who_gives_up_does_not_wait(
+    rabbitmq_server: RabbitMQServer, rabbitmq_vhost: str, new_proxy: Callable[[int], FaultProxy]
+) -> None:
+    """For a broker that is silent: each goodbye would be waited for two seconds."""
+    proxy = new_proxy(rabbitmq_server.port)
+    url = f"amqp://127.0.0.1:{proxy.port}/{rabbitmq_vhost}"
+    connections = [Connection(url) for _ in range(20)]
+    for connection in connections:
+        connection.channel().basic_qos(prefetch_count=1)
+    proxy.blackhole()
+    begun = time.monotonic()
+    for connection in connections:
+        connection.collect()
+        assert not connection.connected
+    assert time.monotonic() - begun < 20
+    proxy.reset()
+
+
+def test_what_was_acknowledged_before_giving_up_counts(rabbitmq_url: str) -> None:
+    with Connection(rabbitmq_url) as connection:
+        producer = connection.Producer()
+        for number in range(50):
+            producer.publish(number, routing_key="work", declare=[WORK])
+        for message in [WORK(connection.default_channel).get() for _ in range(50)][:49]:
+            message.ack()
+        connection.collect()
+        queue = WORK(connection.channel())
+        again = wait_until(queue.get, 10, "the last one to come again")
+        assert (again.payload, again.delivery_info["redelivered"]) == (49, True)
+        assert queue.get() is None
 
 
 OPTIONS: list[tuple[dict[str, Any], str]] = [

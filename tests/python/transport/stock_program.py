@@ -5,10 +5,13 @@ They run in a process of their own, in which `kombu` is the installed one.
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import threading
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import amqp
 import pytest
@@ -219,9 +222,61 @@ def amqp_options(url: str) -> None:
     assert asked == ["password", "password"]
 
 
+def cut() -> None:
+    """Breaks all links of this process."""
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            link = socket.socket(fileno=os.dup(int(descriptor)))
+        except OSError:
+            continue  # no socket
+        with link:
+            if link.family == socket.AF_INET:
+                link.shutdown(socket.SHUT_RDWR)
+
+
+def alternates(urls: str) -> None:
+    """Only the second of three is there: it is found at first, and again after each loss."""
+    port = urlsplit(urls.split(";")[1].removeprefix("kombu-rs+")).port
+    at_once = {"interval_start": 0, "interval_step": 0, "max_retries": 20}
+    queue = Queue("alternates", routing_key="alternates")
+    got: list[Any] = []
+
+    class Worker(ConsumerMixin):
+        def __init__(self, connection: Any) -> None:
+            self.connection = connection
+
+        def get_consumers(self, Consumer: Any, channel: Any) -> list[Any]:
+            return [Consumer([queue], callbacks=[self.on_message], prefetch_count=1)]
+
+        def on_message(self, body: Any, message: Any) -> None:
+            got.append(body)
+            message.ack()
+            if body == "first":
+                cut()
+            self.should_stop = body == "second"
+
+        def create_connection(self) -> Any:
+            return self.connection.clone()
+
+    options = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
+    with Connection(urls, transport_options=options) as connection:
+        producer = connection.Producer()
+        for body in ("first", "second"):
+            producer.publish(
+                body, routing_key="alternates", declare=[queue], retry=True, retry_policy=at_once
+            )
+            assert f":{port}" in connection.as_uri(), connection.as_uri()
+            cut()
+        Worker(connection.clone()).run()
+    assert [*dict.fromkeys(got)] == ["first", "second"]
+
+
 CASES = {
     case.__name__: case
-    for case in (entities, consume, simple, mixin, pidbox, errors, amqp_errors, amqp_options)
+    for case in (
+        *(entities, consume, simple, mixin, pidbox, alternates),
+        *(errors, amqp_errors, amqp_options),
+    )
 }
 
 

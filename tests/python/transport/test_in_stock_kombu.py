@@ -58,8 +58,13 @@ def test_what_a_url_of_amqp_may_say(rabbitmq_url: str) -> None:
     run("amqp_options", f"kombu-rs+{rabbitmq_url}?heartbeat=7&confirm_publish=true&frame_max=8192")
 
 
-def test_alternates_of_amqp(rabbitmq_url: str) -> None:
-    run("entities", f"kombu-rs+amqp://127.0.0.1:{free_port()}//;kombu-rs+{rabbitmq_url}")
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+@pytest.mark.parametrize("case", ["entities", "alternates"])
+def test_alternates(case: str, broker: str, request: pytest.FixtureRequest) -> None:
+    there = request.getfixturevalue(f"{broker}_url")
+    scheme = there.partition("://")[0]
+    gone = [f"kombu-rs+{scheme}://127.0.0.1:{free_port()}//" for _ in range(2)]
+    run(case, f"{gone[0]};kombu-rs+{there};{gone[1]}")
 
 
 def test_a_bare_connection_needs_the_call_of_register() -> None:

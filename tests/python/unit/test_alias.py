@@ -282,11 +282,13 @@ def test_register_in_an_installed_kombu(tmp_path):
         path=[tmp_path],
     )
     assert status == 0, err
+    alternates = (
+        *("amqp", "amqps", "librabbitmq", "memory", "pyamqp"),
+        *("redis", "rediscluster", "redisclusters", "rediss", "sentinel"),
+    )
     transports = {
         "": "kombu_rs.transport:Transport",
-        "+amqp": "kombu_rs.transport.amqp:Transport",
-        "+amqps": "kombu_rs.transport.amqp:SSLTransport",
-        "+pyamqp": "kombu_rs.transport.amqp:Transport",
+        **{f"+{scheme}": "kombu_rs.transport._alternate:Transport" for scheme in alternates},
     }
     names = [
         (name + scheme, where)

@@ -335,15 +335,21 @@ class Connection(_native.Transport, Replaceable):
         argsig: str = "BsBB",
     ) -> None:
         """Say goodbye to the broker and close the link."""
-        self._leave_loop()
-        for channel in list(self.channels.values()):
-            channel.collect()
+        self._forget_users()
         self._close()
 
     def collect(self) -> None:
-        """Give the link up."""
-        self._abandon()
-        self.close()
+        """Give the link up, without waiting for the broker.
+
+        It is told, and puts back what is not acknowledged; acknowledgements that were made count.
+        """
+        self._forget_users()
+        self._leave()
+
+    def _forget_users(self) -> None:
+        self._leave_loop()
+        for channel in list(self.channels.values()):
+            channel.collect()
 
     def __enter__(self) -> Self:
         self.connect()

@@ -138,7 +138,7 @@ class WholeUrlTransport(Transport):
             ssl = query.pop("ssl").lower() not in ("false", "no", "off", "0") or ssl
         known = {
             name: query.pop(name, None) or getattr(client, name, None)
-            for name in ("login_method", "connect_timeout", "heartbeat")
+            for name in ("login_method", "connect_timeout", "heartbeat", "credential_provider")
         }
         default = self.default_connection_params
         return SimpleNamespace(

@@ -2,6 +2,9 @@
 
 mod acks;
 mod fake;
+mod incidents;
+mod leaving;
+mod numbering;
 mod patience;
 mod pressure;
 mod strange;
