@@ -12,10 +12,12 @@ TASKS ?= 2000
 VENV := .venv
 DEMO_VENV := .venv-demo
 STOCK_VENV := .venv-stock
+VENV_313 := .venv-3.13
 PEERS_VENVS := .venv-peers-kombu .venv-peers-celery
 BUILD := build
 SERVERS := $(BUILD)/servers
 RABBITMQ_4 := $(BUILD)/rabbitmq-4
+PYTHON_313 := $(BUILD)/python-3.13
 
 RUST_SOURCES := $(shell find src -name __pycache__ -prune -o \( -type d -o -name '*.rs' \) -print) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name __pycache__ -prune -o \( -type d -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -print)
@@ -84,6 +86,14 @@ $(RABBITMQ_4)/.ready: tests/servers/debian.py | $(VENV)/.ready
 .PHONY: servers
 servers: $(SERVERS)/.ready $(RABBITMQ_4)/.ready ## Install the Redis, Valkey and RabbitMQ servers that the tests run on
 
+# Python 3.13 from there, too. Its venv looks for pip where the system would have it: ours fills it.
+$(VENV_313)/.ready: requirements/dev.txt tests/servers/debian.py | $(VENV)/.ready
+	rm -rf $(VENV_313)
+	PYTHONPATH=tests $(VENV)/bin/python -m servers.debian $(PYTHON_313) python3.13-venv python3.13-dev
+	$(PYTHON_313)/usr/bin/python3.13 -m venv --without-pip $(VENV_313)
+	$(VENV)/bin/python -m pip --python $(VENV_313)/bin/python install --quiet -r $<
+	touch $@
+
 # --- the wheel ---------------------------------------------------------------------------------------
 
 # $(1): the environment, $(2): the cargo profile
@@ -101,6 +111,14 @@ $(VENV)/.wheel: $(VENV)/.ready $(WHEEL_SOURCES)
 $(DEMO_VENV)/.wheel: $(DEMO_VENV)/.ready $(WHEEL_SOURCES)
 	@echo "building the wheel (profile release; some minutes the first time)"
 	$(call install_wheel,$(DEMO_VENV),release)
+
+# A target folder of its own: in one, each interpreter's build would throw the other's away.
+$(VENV_313)/.wheel: $(VENV_313)/.ready $(WHEEL_SOURCES)
+	@echo "building the wheel for Python 3.13 (some minutes the first time)"
+	rm -rf $(BUILD)/wheels/python-3.13
+	CARGO_TARGET_DIR=target/python-3.13 $(VENV)/bin/maturin build --quiet --locked --profile testing --interpreter $(CURDIR)/$(VENV_313)/bin/python --out $(BUILD)/wheels/python-3.13
+	$(VENV)/bin/python -m pip --python $(VENV_313)/bin/python install --quiet --no-index --no-deps --force-reinstall $(BUILD)/wheels/python-3.13/*.whl
+	touch $@
 
 $(PEERS_VENVS:%=%/.wheel): %/.wheel: %/.ready $(VENV)/.wheel
 	$*/bin/python -m pip install --quiet --no-index --no-deps --force-reinstall $(BUILD)/wheels/testing/*.whl
@@ -141,6 +159,10 @@ test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready $(RABBITMQ_4)
 test-rabbitmq-4: $(VENV)/.wheel $(STOCK_VENV)/.ready $(RABBITMQ_4)/.ready ## Run all Python tests that need RabbitMQ on RabbitMQ 4
 	KOMBU_RS_TEST_RABBITMQ_BUILD=rabbitmq-4 $(VENV)/bin/python -m pytest tests/python/amqp tests/python/boundary \
 	  tests/python/celery tests/python/interop tests/python/transport -k 'rabbitmq or amqp' $(PYTEST_ARGS)
+
+.PHONY: test-python-313
+test-python-313: $(VENV_313)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready $(RABBITMQ_4)/.ready ## Run the Python tests on Python 3.13 (Debian on x86-64 or ARM); PYTEST_ARGS is passed on
+	$(VENV_313)/bin/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready ## Run the faults under load in their long form (an hour); PYTEST_ARGS is passed on
@@ -221,4 +243,4 @@ format: $(VENV)/.ready ## Format Rust and Python sources
 	$(VENV)/bin/ruff format $(PYTHON_FOLDERS)
 
 clean: ## Remove the environments and wheels, keep cargo's target folder
-	rm -rf $(VENV) $(DEMO_VENV) $(STOCK_VENV) $(PEERS_VENVS) $(BUILD)
+	rm -rf $(VENV) $(VENV_313) $(DEMO_VENV) $(STOCK_VENV) $(PEERS_VENVS) $(BUILD)
