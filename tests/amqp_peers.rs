@@ -47,7 +47,8 @@ impl Pair {
         let url = Url::parse(&server()).unwrap();
         let connection = schemes::connect(&url, &options).unwrap().expect("it speaks AMQP");
         let ours = task::run(connection.open_channel()).unwrap();
-        let mut declared = Queue { name: queue.clone(), auto_delete: true, ..Queue::default() };
+        let (durable, auto_delete) = (true, true);
+        let mut declared = Queue { name: queue.clone(), durable, auto_delete, ..Queue::default() };
         declared.options.arguments = Json::parse(arguments.to_owned()).unwrap();
         task::run(ours.queue_declare(&declared, false)).unwrap();
 

@@ -48,8 +48,9 @@ pub async fn declaring_tells_the_size(broker: &Broker) -> Result<()> {
 /// A queue that is declared without a name gets one of its own.
 pub async fn a_name_is_made_up_when_there_is_none(broker: &Broker) -> Result<()> {
     let peer = broker.open().await?;
-    let one = peer.channel.queue_declare(&Queue::default(), false).await?.queue;
-    let two = peer.channel.queue_declare(&Queue::default(), false).await?.queue;
+    let nameless = Queue { durable: true, ..Queue::default() };
+    let one = peer.channel.queue_declare(&nameless, false).await?.queue;
+    let two = peer.channel.queue_declare(&nameless, false).await?.queue;
     assert!(!one.is_empty() && one != two, "{one:?} {two:?}");
     peer.send(&one, ["x"]).await?;
     assert_eq!(peer.empty(&one).await?, [("x".to_owned(), false)]);

@@ -17,13 +17,10 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from . import reaper
+from .builds import RABBITMQ_4, find_rabbitmq
 from .certificates import Authority
 from .packages import find_program
 from .process import Process, ServerFailed, free_port, temporary_folder, wait_until
-
-# What is on the PATH changes to the user and the folder of the system's own node.
-PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
 
 
 class RabbitMQServer(Process):
@@ -31,7 +28,8 @@ class RabbitMQServer(Process):
 
     It brings its own epmd (Erlang's name service), on a free port too: no other node on the
     machine is asked or disturbed. `tls` adds a TLS listener with a certificate of that authority;
-    `config` holds further settings of rabbitmq.conf, `plugins` further plugins.
+    `config` holds further settings of rabbitmq.conf, `plugins` further plugins; `build` is one of
+    ``servers.builds``.
     """
 
     def __init__(
@@ -40,6 +38,7 @@ class RabbitMQServer(Process):
         tls: Authority | None = None,
         config: Mapping[str, str] | None = None,
         plugins: Sequence[str] = (),
+        build: str = "",
     ) -> None:
         self.folder = temporary_folder("rabbitmq")
         self.tls = tls
@@ -48,9 +47,9 @@ class RabbitMQServer(Process):
         self.port = self.tls_port = self.management_port = self._distribution_port = 0
         self._certificate = tls.issue("rabbitmq") if tls else None
         self._names: Process | None = None
-        super().__init__(
-            [find_program(PROGRAM, "rabbitmq-server")], log=self.folder / "log", cwd=self.folder
-        )
+        self._scripts, self._needs = find_rabbitmq(build)
+        program = f"{self._scripts}/rabbitmq-server"
+        super().__init__([program], log=self.folder / "log", cwd=self.folder)
 
     def url(self, vhost: str = "/", *, tls: bool = False) -> str:
         """The URL of a virtual host, as the user guest."""
@@ -142,7 +141,7 @@ class RabbitMQServer(Process):
     def ctl(self, *arguments: str) -> str:
         """Runs ``rabbitmqctl`` on the node; returns what it prints."""
         done = subprocess.run(
-            [find_program(CONTROL, "rabbitmq-server"), "--quiet", *arguments],
+            [f"{self._scripts}/rabbitmqctl", "--quiet", *arguments],
             env=self.env,
             cwd=self.folder,
             capture_output=True,
@@ -202,24 +201,28 @@ class RabbitMQServer(Process):
             return False
 
         names.wait_until(answers, 10.0, f"epmd on port {port}")
-        self.env = os.environ | {
-            "HOME": str(self.folder),
-            "ERL_EPMD_PORT": str(port),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": "test@localhost",
-            "RABBITMQ_DIST_PORT": str(self._distribution_port),
-            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(self.folder / "logs"),
-            "RABBITMQ_LOGS": "-",
-            "RABBITMQ_PID_FILE": str(self.folder / "pid"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
-            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq"),
-            "RABBITMQ_CONF_ENV_FILE": os.devnull,
-            # Idle schedulers sleep at once: the machine has other work.
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none"
-            ),
-        }
+        self.env = (
+            os.environ
+            | self._needs
+            | {
+                "HOME": str(self.folder),
+                "ERL_EPMD_PORT": str(port),
+                "ERL_EPMD_ADDRESS": "127.0.0.1",
+                "RABBITMQ_NODENAME": "test@localhost",
+                "RABBITMQ_DIST_PORT": str(self._distribution_port),
+                "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+                "RABBITMQ_LOG_BASE": str(self.folder / "logs"),
+                "RABBITMQ_LOGS": "-",
+                "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+                "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+                "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq"),
+                "RABBITMQ_CONF_ENV_FILE": os.devnull,
+                # Idle schedulers sleep at once: the machine has other work.
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                    "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none"
+                ),
+            }
+        )
 
     def _write_config(self) -> None:
         lines = {
@@ -240,3 +243,14 @@ class RabbitMQServer(Process):
         text = "".join(f"{name} = {value}\n" for name, value in lines.items())
         (self.folder / "rabbitmq.conf").write_text(text)
         (self.folder / "plugins").write_text(f"[{','.join(self.plugins)}].\n")
+
+
+def rabbitmq_of_tomorrow(**options: Any) -> RabbitMQServer:
+    """RabbitMQ 4 without what it calls deprecated and programs use.
+
+    A prefetch limit for a whole channel is one for each consumer there, and queues that are neither
+    durable nor exclusive are refused.
+    """
+    denied = ("global_qos", "transient_nonexcl_queues")
+    config = {f"deprecated_features.permit.{name}": "false" for name in denied}
+    return RabbitMQServer(build=RABBITMQ_4, config=config, **options)

@@ -5,7 +5,8 @@ and ``KOMBU_RS_TEST_REDIS_OTHERS``, other versions and servers that refuse somet
 each; ``KOMBU_RS_TEST_REDIS_BARE`` is the one of them that refuses most;
 ``KOMBU_RS_TEST_REDISCLUSTER``, a Redis Cluster. For RabbitMQ: ``KOMBU_RS_TEST_RABBITMQ``;
 ``..._TLS``, with TLS; ``..._CA``, the authority of its certificate; and ``..._API``, host and port
-of its management API.
+of its management API. ``rabbitmq-4`` in place of ``rabbitmq`` is RabbitMQ 4 under the same names,
+without what it calls deprecated.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from .builds import BUILDS, SYSTEM
 from .certificates import Authority
 from .process import temporary_folder
-from .rabbitmq import RabbitMQServer
+from .rabbitmq import RabbitMQServer, rabbitmq_of_tomorrow
 from .redis import RedisServer
 from .redis_cluster import RedisCluster
 from .refusals import refusing
@@ -50,12 +52,14 @@ def rediscluster(stack: ExitStack) -> dict[str, str]:
     return {"KOMBU_RS_TEST_REDISCLUSTER": stack.enter_context(RedisCluster()).url()}
 
 
-def rabbitmq(stack: ExitStack) -> dict[str, str]:
+def rabbitmq(
+    stack: ExitStack, make: Callable[..., RabbitMQServer] = RabbitMQServer
+) -> dict[str, str]:
     """Starts RabbitMQ until `stack` ends; the variables that name it."""
     folder = temporary_folder("authority")
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     authority = Authority(folder)
-    server = stack.enter_context(RabbitMQServer(tls=authority))
+    server = stack.enter_context(make(tls=authority))
     return {
         "KOMBU_RS_TEST_RABBITMQ": server.url(),
         "KOMBU_RS_TEST_RABBITMQ_TLS": server.url(tls=True),
@@ -64,7 +68,12 @@ def rabbitmq(stack: ExitStack) -> dict[str, str]:
     }
 
 
-SERVERS = {"redis": redis, "rediscluster": rediscluster, "rabbitmq": rabbitmq}
+SERVERS = {
+    "redis": redis,
+    "rediscluster": rediscluster,
+    "rabbitmq": rabbitmq,
+    "rabbitmq-4": lambda stack: rabbitmq(stack, rabbitmq_of_tomorrow),
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -32,8 +32,8 @@ CONFIRMED = {"confirm_publish": True}
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[RabbitMQServer]:
-    """A node that the tests of this module may disturb."""
-    with RabbitMQServer() as server:
+    """A node that the tests of this module may disturb; it refuses messages above 64 KiB."""
+    with RabbitMQServer(config={"max_message_size": "65536"}) as server:
         yield server
 
 
@@ -327,15 +327,6 @@ def test_a_consumer_that_takes_too_long(url: str, caplog: pytest.LogCaptureFixtu
         )
 
 
-@pytest.fixture
-def small(node: RabbitMQServer) -> Iterator[None]:
-    """Has the node refuse messages of more than 64 KiB."""
-    node.set_internal(max_message_size=65_536)
-    yield
-    node.set_internal(max_message_size=134_217_728)
-
-
-@pytest.mark.usefixtures("small")
 def test_a_message_that_is_too_large(url: str) -> None:
     """Its publish fails and names it, with the node's code and words; the channel serves on."""
     with Connection(url, transport_options=CONFIRMED) as connection:

@@ -182,9 +182,12 @@ def test_exchanges_of_exchanges(channel: Any) -> None:
     channel.confirm_select()
     channel.basic_publish(channel.prepare_message("nowhere"), "source")
     assert ready(channel, "end") == 0
-    with pytest.raises(exceptions.ConnectionError, match="unknown exchange type") as raised:
+    # RabbitMQ 3 ends the connection for it, 4 the channel.
+    is_3 = channel.connection.server_properties["version"].startswith("3.")
+    kind = exceptions.CommandInvalid if is_3 else exceptions.PreconditionFailed
+    with pytest.raises(kind, match="unknown exchange type") as raised:
         channel.exchange_declare("odd", "x-unheard-of")
-    assert raised.value.reply_code == 503
+    assert raised.value.reply_code == (503 if is_3 else 406)
 
 
 def test_transactions(channel: Any) -> None:

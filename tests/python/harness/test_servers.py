@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from servers import builds, packages, reaper
+from servers import builds, debian, packages, reaper
 from servers.builds import BUILDS
 from servers.certificates import Authority
+from servers.debian import UnpackFailed, unpack
 from servers.packages import ServerMissing, find_program
 from servers.process import wait_until
 from servers.proxy import FaultProxy
@@ -87,6 +88,22 @@ def test_a_missing_build_says_how_to_install_it(
     monkeypatch.setattr(builds, "_FOLDER", tmp_path)
     with pytest.raises(ServerMissing, match=r"valkey-9\.1 is not in .*: run 'make servers'"):
         RedisServer(build="valkey-9.1")
+    monkeypatch.setattr(builds, "_BUILD", tmp_path)
+    monkeypatch.setenv("KOMBU_RS_TEST_RABBITMQ_BUILD", "rabbitmq-4")
+    with pytest.raises(ServerMissing, match=r"RabbitMQ 4 is not in .*: run 'make servers'"):
+        RabbitMQServer()
+    with pytest.raises(ServerMissing, match=r"no RabbitMQ 'rabbitmq-5': name 'rabbitmq' or"):
+        RabbitMQServer(build="rabbitmq-5")
+
+
+def test_a_newer_debian_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "tree"
+    monkeypatch.setattr(debian, "ARCHIVE", f"file:{tmp_path}/archive")
+    with pytest.raises(UnpackFailed, match="archive trixie Release"):
+        unpack(folder, ["rabbitmq-server"])
+    monkeypatch.setattr(debian, "KEYS", tmp_path / "keys")
+    with pytest.raises(UnpackFailed, match="'apt-get install debian-archive-keyring' as root"):
+        unpack(folder, ["rabbitmq-server"])
 
 
 @pytest.mark.parametrize("build", BUILDS)
