@@ -150,30 +150,49 @@ pub fn write_float(out: &mut Vec<u8>, value: f64) {
     if value.is_infinite() {
         return out.extend_from_slice(b"Infinity");
     }
-    let size = value.abs();
-    if size == 0.0 || (1e-4..1e16).contains(&size) {
-        // Rust writes the same digits and never an exponent; only the `.0` of whole numbers is missing.
-        let start = out.len();
-        append(out, format_args!("{size}"));
-        if !out[start..].contains(&b'.') {
-            out.extend_from_slice(b".0");
+    let (digits, exponent) = digits_of(value.abs());
+    let digits = digits.as_bytes();
+    if !(-4..16).contains(&exponent) {
+        out.push(digits[0]);
+        if digits.len() > 1 {
+            out.push(b'.');
+            out.extend_from_slice(&digits[1..]);
         }
+        append(out, format_args!("e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()));
         return;
     }
-    let start = out.len();
-    append(out, format_args!("{size:e}"));
-    // Rust: 1e-7, 1.5e300. Python: 1e-07, 1.5e+300.
-    let Some(e) = out[start..].iter().position(|byte| *byte == b'e') else { return };
-    let mut exponent = out.split_off(start + e + 1);
-    let minus = exponent.first() == Some(&b'-');
-    if minus {
-        exponent.remove(0);
-    }
-    out.push(if minus { b'-' } else { b'+' });
-    if exponent.len() < 2 {
+    let zeros = |count: i32| std::iter::repeat_n(b'0', usize::try_from(count).unwrap_or(0));
+    let whole = usize::try_from(exponent + 1).unwrap_or(0).min(digits.len());
+    if whole == 0 {
         out.push(b'0');
     }
-    out.extend_from_slice(&exponent);
+    out.extend_from_slice(&digits[..whole]);
+    out.extend(zeros(exponent + 1 - digits.len() as i32));
+    out.push(b'.');
+    out.extend(zeros(-exponent - 1));
+    out.extend_from_slice(&digits[whole..]);
+    if whole == digits.len() {
+        out.push(b'0');
+    }
+}
+
+/// The shortest digits that give `size` again, and the power of ten of the first of them. Where two
+/// are equally close, Python takes the even one and Rust the larger: with that many digits, rounding
+/// is to even in both.
+fn digits_of(size: f64) -> (String, i32) {
+    /// With fewer no number lies in the middle of two.
+    const FEWEST: usize = 15;
+    let mut text = format!("{size:e}");
+    let count = text.find('e').unwrap_or(text.len()).saturating_sub(1);
+    if count >= FEWEST {
+        let rounded = format!("{size:.*e}", count - 1);
+        // At a power of two the closest one may be of the number below.
+        if rounded.parse() == Ok(size) {
+            text = rounded;
+        }
+    }
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    (digits.replace('.', ""), exponent.parse().unwrap_or(0))
 }
 
 fn append(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -213,6 +232,13 @@ mod tests {
             (f64::INFINITY, "Infinity"),
             (f64::NEG_INFINITY, "-Infinity"),
             (1732250000.123456, "1732250000.123456"),
+            (70_368_744_177_664.62, "70368744177664.62"),
+            (1.000_007_629_394_531_2, "1.0000076293945312"),
+            (9007199254740993.0, "9007199254740992.0"),
+            (f64::MAX, "1.7976931348623157e+308"),
+            (f64::MIN_POSITIVE, "2.2250738585072014e-308"),
+            (100.25, "100.25"),
+            (1234.0, "1234.0"),
         ] {
             assert_eq!(float(value), text);
         }
