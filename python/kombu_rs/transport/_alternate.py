@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .._typing import Any
-
 from . import native
 
 __all__ = ("Transport",)
