@@ -5,11 +5,12 @@ mod rabbit;
 
 use kombu_rs::error::{ErrorKind, Result};
 use kombu_rs::io::task;
-use kombu_rs::model::Name;
+use kombu_rs::model::{Name, Queue};
 use kombu_rs::transport::{Channel, Connection, Event};
 use rabbit::*;
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Instant;
 
 const CLASSIC: &str = r#"{"x-single-active-consumer": true}"#;
 const QUORUM: &str = r#"{"x-single-active-consumer": true, "x-queue-type": "quorum"}"#;
@@ -189,6 +190,178 @@ fn a_slow_consumer_without_acknowledgements_gets_everything() {
             assert_eq!(number(&next(&connection).await?), Some(n.to_string()));
         }
         assert_eq!(second.queue_purge(&other).await?, 20);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// How many messages of a queue are with nobody.
+async fn left(channel: &Arc<dyn Channel>, queue: &Name) -> Result<u64> {
+    let passive = Queue { name: queue.clone(), durable: true, ..Queue::default() };
+    Ok(channel.queue_declare(&passive, true).await?.messages)
+}
+
+/// Waits until that holds of the number of messages that are with nobody.
+async fn until_left(channel: &Arc<dyn Channel>, queue: &Name, what: u64) -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    loop {
+        match left(channel, queue).await? {
+            now if now == what => return Ok(()),
+            now => assert!(Instant::now() < end, "{now} are left, not {what}"),
+        }
+    }
+}
+
+/// What is beyond the limit is with the broker, for others: nothing hides here.
+#[test]
+fn a_consumer_holds_no_more_than_its_limit_however_that_changes() {
+    task::run(async {
+        for arguments in ["{}", r#"{"x-queue-type": "quorum"}"#] {
+            let connection = connect();
+            let (channel, other) =
+                (connection.open_channel().await?, connect().open_channel().await?);
+            let queue = unique("held");
+            declare(&channel, &queue, arguments).await?;
+            fill(&channel, &queue, 0..200).await?;
+            channel.qos(1).await?;
+            consume(&channel, &queue).await?;
+            let mut events = vec![next(&connection).await?];
+            for limit in [2, 3, 4, 20, 21, 50] {
+                channel.qos(limit).await?;
+                while events.len() < limit as usize {
+                    events.push(next(&connection).await?);
+                }
+                assert!(is_quiet(&connection).await);
+                until_left(&other, &queue, 200 - u64::from(limit)).await?;
+            }
+            for limit in (1..50).rev() {
+                channel.qos(limit).await?;
+            }
+            for event in &events[..49] {
+                channel.ack(&event.delivery.claim.tag, false).await?;
+            }
+            assert!(is_quiet(&connection).await);
+            until_left(&other, &queue, 150).await?;
+            // One after the other, in order.
+            for number in 50..80 {
+                let last = events.last().expect("one");
+                channel.ack(&last.delivery.claim.tag, false).await?;
+                events.push(next(&connection).await?);
+                assert_eq!(text(events.last().expect("one")), number.to_string());
+            }
+            until_left(&other, &queue, 120).await?;
+            channel.queue_delete(&queue, false, false).await?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// What is here and not taken yet when the limit falls; a quorum queue would lose its order.
+#[test]
+fn what_waits_beyond_a_lower_limit_is_for_others() {
+    task::run(async {
+        for (arguments, beyond) in [("{}", 0), (r#"{"x-queue-type": "quorum"}"#, 37)] {
+            let connection = connect();
+            let (channel, other) =
+                (connection.open_channel().await?, connect().open_channel().await?);
+            let queue = unique("shrunk");
+            declare(&channel, &queue, arguments).await?;
+            fill(&channel, &queue, 0..100).await?;
+            channel.qos(40).await?;
+            consume(&channel, &queue).await?;
+            let first = next(&connection).await?;
+            until_left(&other, &queue, 60).await?;
+            channel.qos(3).await?;
+            let mut seen = numbers(&connection, 2).await?;
+            assert_eq!(seen, [1, 2]);
+            until_left(&other, &queue, 97 - beyond).await?;
+            assert!(is_quiet(&connection).await);
+            channel.ack(&first.delivery.claim.tag, false).await?;
+            seen.extend(numbers(&connection, 1).await?);
+            assert_eq!(seen, [1, 2, 3], "in order, with {arguments}");
+            channel.queue_delete(&queue, false, false).await?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// A queue that goes with its last consumer would be gone between two registrations.
+#[test]
+fn an_auto_delete_queue_outlives_a_change_of_the_limit() {
+    task::run(async {
+        let connection = connect();
+        let channel = connection.open_channel().await?;
+        let queue = unique("auto");
+        let declaration = Queue { name: queue.clone(), auto_delete: true, ..Queue::default() };
+        channel.queue_declare(&declaration, false).await?;
+        fill(&channel, &queue, 0..20).await?;
+        channel.qos(1).await?;
+        consume(&channel, &queue).await?;
+        let mut seen = numbers(&connection, 1).await?;
+        for (limit, more) in [(10, 9), (1, 0), (15, 5)] {
+            channel.qos(limit).await?;
+            seen.extend(numbers(&connection, more).await?);
+            assert!(is_quiet(&connection).await);
+        }
+        assert_eq!(seen, (0..15).collect::<Vec<_>>());
+        assert!(channel.is_open());
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn limits_of_consumers_and_the_one_that_they_share_both_hold() {
+    task::run(async {
+        for arguments in ["{}", r#"{"x-queue-type": "quorum"}"#] {
+            let connection = connect();
+            let channel = connection.open_channel().await?;
+            let amqp = channel.amqp().expect("it speaks AMQP");
+            let queues = [unique("one"), unique("two")];
+            for (queue, limit) in queues.iter().zip([2, 3]) {
+                declare(&channel, queue, arguments).await?;
+                fill(&channel, queue, 0..20).await?;
+                amqp.qos_of_each(limit).await?;
+                consume(&channel, queue).await?;
+            }
+            let mut events = Vec::new();
+            let count = |events: &[Event]| {
+                queues.each_ref().map(|queue| {
+                    events.iter().filter(|event| event.delivery.claim.queue == *queue).count()
+                })
+            };
+            for _ in 0..6 {
+                events.push(next(&connection).await?);
+            }
+            assert!(is_quiet(&connection).await);
+            assert_eq!(
+                count(&events),
+                [3, 3],
+                "the first follows a higher limit, with {arguments}"
+            );
+            amqp.qos_of_each(1).await?;
+            for event in events.drain(..) {
+                channel.ack(&event.delivery.claim.tag, false).await?;
+            }
+            for _ in 0..5 {
+                events.push(next(&connection).await?);
+            }
+            assert!(is_quiet(&connection).await);
+            assert_eq!(count(&events), [2, 3], "but each keeps what it began with");
+            channel.qos(1).await?;
+            for event in &events[1..] {
+                channel.ack(&event.delivery.claim.tag, false).await?;
+            }
+            assert!(is_quiet(&connection).await, "one is unsettled, as many as they share");
+            channel.ack(&events[0].delivery.claim.tag, false).await?;
+            next(&connection).await?;
+            assert!(is_quiet(&connection).await);
+            for queue in &queues {
+                channel.queue_delete(queue, false, false).await?;
+            }
+        }
         Ok(())
     })
     .unwrap();

@@ -3,11 +3,12 @@
 use super::amqp::prepared;
 use super::body;
 use super::budget;
-use super::channel::{Channel, tag_text};
+use super::channel::{Channel, prefetch_limit, tag_text};
 use super::enter::{deadline, enter_until};
 use super::message::{Message, Origin};
 use super::transport::Transport;
 use crate::error::Error;
+use crate::model::Name;
 use crate::transport::{
     Amqp, ConsumeOptions, ExchangeDeclaration, PublishOptions, Returned, Transaction,
 };
@@ -30,6 +31,22 @@ fn core<'a>(slf: &'a Bound<'_, AmqpChannel>) -> PyResult<(&'a Channel, &'a dyn A
 }
 
 impl AmqpChannel {
+    /// Consumers have ended with a channel that the broker has closed: their callbacks are dropped.
+    pub(super) fn consumers_ended(py: Python<'_>, channel: &Channel, tags: &[Name]) {
+        for tag in tags {
+            channel.forget_callback(tag);
+        }
+        let transport = channel.connection(py);
+        let Ok(transport) = transport.bind(py).cast::<Transport>() else { return };
+        let object = transport.get().channel(py, channel.inner().id()).filter(|_| !tags.is_empty());
+        let tags: Vec<&str> = tags.iter().map(|tag| &**tag).collect();
+        let told =
+            object.map(|object| object.call_method1(intern!(py, "_consumers_ended"), (tags,)));
+        if let Some(Err(error)) = told {
+            error.write_unraisable(py, None);
+        }
+    }
+
     /// Hands a message that came back to the handlers of `basic_return`, or raises.
     pub(super) fn came_back(slf: &Bound<'_, PyAny>, returned: Returned) -> PyResult<()> {
         let py = slf.py();
@@ -155,7 +172,14 @@ impl AmqpChannel {
         core(slf)?.0.start_consumer(slf.py(), options, exclusive, callback)
     }
 
-    /// Stop a consumer. What has come for it is handed to its callback first.
+    /// Limit the unacknowledged messages of each consumer that is started from now on; 0 for no limit.
+    fn _limit_each(slf: &Bound<'_, Self>, prefetch_count: Option<i64>) -> PyResult<()> {
+        let (channel, amqp) = core(slf)?;
+        let limit = prefetch_limit(prefetch_count)?;
+        channel.run(slf.py(), amqp.qos_of_each(limit))
+    }
+
+    /// Stop a consumer. What has come for it is handed to its callback first, as far as its limits allow.
     fn _cancel(slf: &Bound<'_, Self>, consumer_tag: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         let (channel, amqp) = core(slf)?;

@@ -1,5 +1,6 @@
 //! The native channel under `kombu_rs.transport.native.Channel`.
 
+use super::amqp_channel::AmqpChannel;
 use super::budget::Budget;
 use super::enter::enter;
 use super::message::{Message, Origin};
@@ -137,7 +138,8 @@ impl Channel {
             && !self.inner.is_open()
         {
             // The link may be lost meanwhile: the next operation tells.
-            let _ = enter(py, amqp.revive());
+            let over = enter(py, amqp.revive()).unwrap_or_default();
+            AmqpChannel::consumers_ended(py, self, &over);
         }
     }
 
@@ -230,6 +232,16 @@ impl Channel {
 /// A delivery tag as text; AMQP users may pass numbers.
 pub(super) fn tag_text(tag: &Bound<'_, PyAny>) -> PyResult<String> {
     Ok(tag.str()?.to_str()?.to_owned())
+}
+
+/// A prefetch limit as the core takes it.
+pub(super) fn prefetch_limit(count: Option<i64>) -> PyResult<u32> {
+    let count = count.unwrap_or(0);
+    u32::try_from(count).map_err(|_| {
+        let most = u32::MAX;
+        let text = format!("prefetch_count must be from 0 (no limit) to {most}, got {count}");
+        PyValueError::new_err(text)
+    })
 }
 
 fn kind(name: &str) -> PyResult<ExchangeKind> {
@@ -627,13 +639,7 @@ impl Channel {
         apply_global: bool,
     ) -> PyResult<()> {
         let _ = (prefetch_size, apply_global); // AMQP only: here the limit is the channel's
-        let count = prefetch_count.unwrap_or(0);
-        let limit = u32::try_from(count).map_err(|_| {
-            let most = u32::MAX;
-            let text = format!("prefetch_count must be from 0 (no limit) to {most}, got {count}");
-            PyValueError::new_err(text)
-        })?;
-        self.run(py, self.inner.qos(limit))
+        self.run(py, self.inner.qos(prefetch_limit(prefetch_count)?))
     }
 
     /// Pause (``False``) or go on with deliveries.

@@ -201,7 +201,7 @@ impl Transport {
         .await
     }
 
-    fn channel<'py>(&self, py: Python<'py>, id: u64) -> Option<Bound<'py, PyAny>> {
+    pub(super) fn channel<'py>(&self, py: Python<'py>, id: u64) -> Option<Bound<'py, PyAny>> {
         let known = self.channels.lock().get(&id).map(|known| known.clone_ref(py))?;
         known.bind(py).upgrade()
     }

@@ -98,12 +98,20 @@ pub trait Amqp: Channel {
     /// A message that came back and is nobody's error.
     fn returned(&self) -> Option<Returned>;
 
-    /// `basic.cancel`. What has come for the consumer is handed over, unsettled, and does not go back.
+    /// `basic.qos` without `global`: each consumer that begins from now on may have so many unsettled
+    /// messages, 0 for no limit, beside the limit that all share ([`Channel::qos`]). For those that have
+    /// begun with a limit a higher one holds, too: queues that know no shared limit would else leave
+    /// them without messages, when tasks with an ETA use up their limit.
+    async fn qos_of_each(&self, prefetch_count: u32) -> Result<()>;
+
+    /// `basic.cancel`. What has come for the consumer and its limits allow is handed over, unsettled; the
+    /// rest goes back.
     async fn cancel_with(&self, consumer_tag: &str) -> Result<Vec<Event>>;
 
     /// Opens a channel that the broker has closed again, without its consumers and what it has
-    /// delivered; one that is open, or was closed otherwise, stays as it is.
-    async fn revive(&self) -> Result<()>;
+    /// delivered; one that is open, or was closed otherwise, stays as it is. The tags of consumers that
+    /// are over: nothing of them will be handed out any more.
+    async fn revive(&self) -> Result<Vec<Name>>;
 
     /// `confirm.select`: from now on publishes wait for the broker's answer.
     async fn confirm_select(&self) -> Result<()>;

@@ -1,19 +1,23 @@
 //! What all channels of one link share.
 
-use super::consumers::Place;
+use super::consumers::{Kind, Place, Unused};
 use super::error::Reason;
 use super::mailbox::FULL;
 use super::recent::{MOST, Recent};
-use super::state::{ChannelState, End};
+use super::state::{ChannelState, End, Taken};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::lock::Mutex;
 use crate::io::task::Notify;
 use crate::model::{Json, Name};
+use crate::protocol::amqp::encode::Settle;
 use crate::transport::{AmqpCounters, Event, Held, Returned};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+/// Of how many declared queues it is known what they are.
+const KINDS: usize = 10_000;
 
 /// See the module.
 #[derive(Debug)]
@@ -32,8 +36,10 @@ pub(super) struct Board {
     incidents: Mutex<Recent<Incident>>,
     /// Bytes that wait for consumers without acknowledgements.
     pub(super) scales: Arc<AtomicUsize>,
-    /// The queues that were declared here whose consumers may not be registered anew.
-    places: Mutex<BTreeMap<Name, Place>>,
+    /// What is known of the queues that were declared here.
+    kinds: Mutex<BTreeMap<Name, Kind>>,
+    /// What ended channels had for consumers without acknowledgements.
+    left: Mutex<VecDeque<Event>>,
     /// A message came back that nobody has asked for yet.
     came_back: AtomicBool,
     pub(super) news: Arc<Notify>,
@@ -69,7 +75,8 @@ impl Board {
             blocked: Mutex::default(),
             incidents: Mutex::default(),
             scales: Arc::default(),
-            places: Mutex::default(),
+            kinds: Mutex::default(),
+            left: Mutex::default(),
             came_back: AtomicBool::new(false),
             news,
             counters,
@@ -120,28 +127,60 @@ impl Board {
         channels.turn.retain(|known| *known != number);
         channels.free.push_back(number);
         drop(channels);
-        state.end(how);
+        self.end(&state, how);
+    }
+
+    /// A channel has ended. What it had for consumers without acknowledgements is nowhere else any more:
+    /// it is handed out all the same.
+    fn end(&self, state: &ChannelState, how: End) {
+        self.left.lock().extend(state.end(how));
     }
 
     /// The link is gone, and all channels with it.
     pub(super) fn lose(&self) {
         let channels = std::mem::take(&mut *self.channels.lock());
         for state in channels.by_number.into_values() {
-            state.end(End::Lost);
+            self.end(&state, End::Lost);
         }
         self.set_blocked(None);
         self.news.notify();
     }
 
+    /// Whether it has channels that have not ended.
+    pub(super) fn has_channels(&self) -> bool {
+        !self.channels.lock().by_number.is_empty()
+    }
+
+    /// Something that an ended channel has left.
+    pub(super) fn take_left(&self) -> Option<Event> {
+        self.left.lock().pop_front()
+    }
+
+    /// Whether ended channels have left anything.
+    pub(super) fn has_left(&self) -> bool {
+        !self.left.lock().is_empty()
+    }
+
+    /// Whether anything is left for that consumer of a channel.
+    pub(super) fn has_left_for(&self, channel: u64, tag: &Name) -> bool {
+        let left = self.left.lock();
+        left.iter().any(|event| event.channel == channel && event.consumer_tag == *tag)
+    }
+
     /// The next event, channels in turn.
-    pub(super) fn take(&self) -> Option<(Arc<ChannelState>, Event)> {
+    pub(super) fn take(&self) -> Option<(Arc<ChannelState>, Taken)> {
         let mut channels = self.channels.lock();
         for _ in 0..channels.turn.len() {
             let number = channels.turn.pop_front()?;
             channels.turn.push_back(number);
             let Some(state) = channels.by_number.get(&number) else { continue };
-            if let Some(event) = state.take() {
-                return Some((state.clone(), event));
+            if let Some(mut taken) = state.take() {
+                let state = state.clone();
+                drop(channels);
+                if let Some(over) = taken.over.take() {
+                    self.tell_cancelled(state.id, over);
+                }
+                return Some((state, taken));
             }
         }
         None
@@ -178,34 +217,56 @@ impl Board {
         }
     }
 
-    /// The broker has cancelled a consumer: its queue is gone, or has moved.
-    pub(super) fn cancelled(&self, number: u16, wire_tag: &str) {
-        let Some(state) = self.channel(number) else { return };
-        let Some((tag, queue)) = state.cancelled(wire_tag) else { return };
+    /// The broker has cancelled a consumer: its queue is gone, or has moved. Its user is told when
+    /// everything that came before is handed out. What to answer.
+    pub(super) fn cancelled(&self, number: u16, wire_tag: &str) -> Vec<u8> {
+        let Some(state) = self.channel(number) else { return Vec::new() };
+        let Some(cancelled) = state.cancelled(wire_tag) else { return Vec::new() };
+        if let Some(over) = cancelled.over {
+            self.tell_cancelled(state.id, over);
+        }
+        match state.may_send() {
+            true => cancelled.back.encode(number, Settle::Requeue),
+            false => Vec::new(),
+        }
+    }
+
+    fn tell_cancelled(&self, channel: u64, (tag, queue): (Name, Name)) {
         let text = format!(
             "the broker has cancelled the consumer '{tag}': the queue '{queue}' was deleted or has moved"
         );
-        let error = Error::new(ErrorKind::Cancelled, text).with_consumer(state.id, &tag);
+        let error = Error::new(ErrorKind::Cancelled, text).with_consumer(channel, &tag);
         self.tell(None, super::error::ours(error));
     }
 
     /// A queue was declared here with these arguments.
-    pub(super) fn declared(&self, queue: &Name, arguments: &Json) {
+    pub(super) fn declared(&self, queue: &Name, arguments: &Json, auto_delete: bool) {
         let place = match arguments.get("x-queue-type") {
             Some(br#""stream""#) => Place::Stream,
             _ if arguments.get("x-single-active-consumer") == Some(b"true") => Place::Line,
             _ => Place::Any,
         };
-        let mut places = self.places.lock();
-        match place {
-            Place::Any => places.remove(queue),
-            _ => places.insert(queue.clone(), place),
+        let unused = match auto_delete || arguments.get("x-expires").is_some() {
+            true => Unused::Goes,
+            false => Unused::Stays,
         };
+        let quorum = arguments.get("x-queue-type") == Some(br#""quorum""#);
+        let kind = Kind { place, unused, quorum };
+        let mut kinds = self.kinds.lock();
+        if kinds.len() >= KINDS {
+            kinds.pop_first();
+        }
+        kinds.insert(queue.clone(), kind);
     }
 
-    /// What a consumer of a queue would lose by being registered anew, as far as known.
-    pub(super) fn place(&self, queue: &Name) -> Place {
-        self.places.lock().get(queue).copied().unwrap_or(Place::Any)
+    /// A queue was deleted here.
+    pub(super) fn deleted(&self, queue: &Name) {
+        self.kinds.lock().remove(queue);
+    }
+
+    /// What a queue is, as far as known.
+    pub(super) fn kind(&self, queue: &Name) -> Kind {
+        self.kinds.lock().get(queue).copied().unwrap_or_default()
     }
 
     /// Some channel has a message that came back.

@@ -1,7 +1,7 @@
 //! A channel: AMQP's methods, each with the name of what it is about in its errors.
 
 use super::connection::Core;
-use super::consumers::{Consumer, find};
+use super::consumers::find;
 use super::error::ours;
 use super::getting::Waiting;
 use super::publish;
@@ -43,6 +43,9 @@ pub(super) struct Channel {
     /// from there.
     numbers: Arc<AtomicU64>,
     stale: Stale,
+    /// Consumers that ended with a channel that the broker has closed, and whose messages are not all
+    /// handed out yet.
+    dead: Mutex<Vec<Name>>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,6 +78,14 @@ impl Open {
         let frames = self.state.remove(tag).encode(self.state.number, Settle::Requeue);
         // Closed or lost: then the broker has them again.
         let _ = self.session.post(&self.state, "to give messages back", &frames);
+    }
+
+    /// Other limits hold from now on.
+    fn limits_changed(&self) {
+        // What is here already goes back in its order, if it does.
+        self.session.link().tend();
+        self.session.board.news.notify();
+        self.session.fit_windows(&self.state);
     }
 
     /// Closes it, if it is open, without waiting for the broker.
@@ -123,7 +134,8 @@ impl Channel {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let closed = AtomicBool::new(false);
         let (open, numbers, stale) = (PerProcess::new(), Arc::default(), Stale::default());
-        let channel = Self { id, core, open, closed, confirming, numbers, stale };
+        let dead = Mutex::default();
+        let channel = Self { id, core, open, closed, confirming, numbers, stale, dead };
         channel.here().await?;
         Ok(channel)
     }
@@ -136,7 +148,8 @@ impl Channel {
         }
         if let Some(open) = self.last() {
             if !open.session.is_alive() {
-                open.state.end(End::Lost);
+                open.session.board.lose();
+                open.state.end(End::Lost); // where it was not known there yet
             }
             return match open.state.ended() {
                 None => Ok(open),
@@ -216,8 +229,11 @@ impl Channel {
         };
         let (settled, sent) = {
             // One with `multiple` must not come before those that it would be for, too.
-            let _in_order = open.state.in_order.lock();
-            let settled = open.state.settle(tag, multiple);
+            let in_order = open.state.in_order.lock();
+            let (settled, wants_fitting) = open.state.settle(tag, multiple);
+            if wants_fitting {
+                open.session.fit_in_order(&open.state, &in_order);
+            }
             let frames = settled.encode(open.state.number, how);
             let sent = match frames.is_empty() {
                 true => Ok(true),
@@ -400,7 +416,8 @@ impl transport::Channel for Channel {
                 let name: Name = ok.queue.as_str().into();
                 // Who only asks may not say what it is.
                 if !passive {
-                    open.session.board.declared(&name, &queue.options.arguments);
+                    let arguments = &queue.options.arguments;
+                    open.session.board.declared(&name, arguments, queue.auto_delete);
                 }
                 Ok(Declared {
                     queue: name,
@@ -446,10 +463,12 @@ impl transport::Channel for Channel {
 
     async fn queue_delete(&self, queue: &Name, if_unused: bool, if_empty: bool) -> Result<u64> {
         let what = format!("the deletion of the queue '{queue}'");
-        let queue = name("the name of a queue", queue)?;
-        let delete = queue::Delete { queue, if_unused, if_empty, nowait: false };
-        match self.call(&what, AMQPClass::Queue(queue::AMQPMethod::Delete(delete))).await? {
+        let queue_name = name("the name of a queue", queue)?;
+        let delete = queue::Delete { queue: queue_name, if_unused, if_empty, nowait: false };
+        let open = self.here().await?;
+        match open.call(&what, AMQPClass::Queue(queue::AMQPMethod::Delete(delete))).await? {
             Event::Method(_, AMQPClass::Queue(queue::AMQPMethod::DeleteOk(ok))) => {
+                open.session.board.deleted(queue);
                 Ok(u64::from(ok.message_count))
             }
             other => Err(unexpected(&what, &other)),
@@ -534,8 +553,8 @@ impl transport::Channel for Channel {
     async fn qos(&self, prefetch_count: u32) -> Result<()> {
         let open = self.here().await?;
         open.state.inner.lock().limit = prefetch_count;
-        open.session.board.news.notify();
-        open.session.windows_fit(&open.state).await
+        open.limits_changed();
+        Ok(())
     }
 
     async fn flow(&self, active: bool) -> Result<()> {
@@ -580,8 +599,9 @@ impl Amqp for Channel {
         let open = self.opened().filter(|_| !self.closed.load(Ordering::Acquire));
         let sent = open.and_then(|open| {
             let in_order = open.state.in_order.lock();
-            if !open.state.settle_one(tag) {
-                return None;
+            // Before the broker knows of it, and sends more.
+            if open.state.settle_one(tag)? {
+                open.session.fit_in_order(&open.state, &in_order);
             }
             let mut frame = Vec::with_capacity(encode::SETTLE_LENGTH);
             open.state.encode(tag, Settle::Ack, &mut frame);
@@ -616,18 +636,29 @@ impl Amqp for Channel {
     }
 
     async fn cancel_with(&self, consumer_tag: &str) -> Result<Vec<transport::Event>> {
-        let open = self.end_consumer(consumer_tag).await?;
-        Ok(open.map(|open| open.state.take_over(consumer_tag)).unwrap_or_default())
+        let Some(open) = self.end_consumer(consumer_tag).await? else { return Ok(Vec::new()) };
+        let (events, back) = open.state.take_over(consumer_tag);
+        let frames = back.encode(open.state.number, Settle::Requeue);
+        // Lost meanwhile: then the broker has all of them again.
+        let _ = open.session.send(&open.state, "to give messages back", &frames).await;
+        Ok(events)
     }
 
-    async fn revive(&self) -> Result<()> {
-        let Some(old) = self.last() else { return Ok(()) };
+    async fn qos_of_each(&self, prefetch_count: u32) -> Result<()> {
+        let open = self.here().await?;
+        open.state.limit_each(prefetch_count);
+        open.limits_changed();
+        Ok(())
+    }
+
+    async fn revive(&self) -> Result<Vec<Name>> {
+        let Some(old) = self.last() else { return Ok(Vec::new()) };
         let refused = matches!(old.state.ended(), Some(End::Refused(_)));
         if !refused || self.closed.load(Ordering::Acquire) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let open = self.begin(old.session.clone()).await?;
-        open.state.inner.lock().limit = old.state.inner.lock().limit;
+        open.state.succeed(&old.state);
         let cell = self.open.get_or(|| Mutex::new(old.clone()));
         let mut current = cell.lock();
         let extra = match Arc::ptr_eq(&current.state, &old.state) {
@@ -636,7 +667,12 @@ impl Amqp for Channel {
         };
         drop(current);
         extra.give_up();
-        Ok(())
+        let mut dead = self.dead.lock();
+        dead.append(&mut old.state.ended_with());
+        let has_left = |tag: &Name| old.session.board.has_left_for(self.id, tag);
+        let (left, over) = std::mem::take(&mut *dead).into_iter().partition(|tag| has_left(tag));
+        *dead = left;
+        Ok(over)
     }
 
     async fn confirm_select(&self) -> Result<()> {
@@ -684,7 +720,7 @@ impl Amqp for Channel {
         let open = self.here().await?;
         let (queue, tag) = (options.queue.clone(), options.consumer_tag.clone());
         let what = format!("to consume from the queue '{queue}'");
-        let place = open.session.board.place(&queue);
+        let kind = open.session.board.kind(&queue);
         let said = {
             let mut inner = open.state.inner.lock();
             if find(&mut inner.consumers, &tag).is_some() {
@@ -694,8 +730,8 @@ impl Amqp for Channel {
                 );
                 return Err(ours(Error::channel(text).with_code(NOT_ALLOWED)));
             }
-            let consumer = Consumer::new(options, exclusive, inner.limit, place)
-                .weighed(&open.session.board.scales);
+            let consumer =
+                inner.new_consumer(options, exclusive, kind).weighed(&open.session.board.scales);
             let said = consumer.register_all()?;
             // Before it exists: its first message may come at once.
             inner.consumers.push(consumer);

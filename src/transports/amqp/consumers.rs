@@ -1,13 +1,12 @@
 //! Consumers of a channel: what has arrived for each, and how much may be on its way.
 //!
-//! The limit that users set is held here: a message is handed out only when the channel's unsettled
-//! ones are fewer. What the broker is told is the *window* of each consumer (`basic.qos` without
-//! `global`), which quorum queues and RabbitMQ 4 know, too, where they refuse a limit of the channel.
-//! It is wide enough for the limit; when the limit outgrows it the consumer is registered anew under
-//! another tag on the wire, and it grows in powers of two so that this is rare. What may not lose its
-//! place by that is treated by its [`Place`].
+//! The limits that users set are held here: a message is handed out only when fewer are unsettled.
+//! What the broker is told is the *window* of each consumer (`basic.qos` without `global`), which
+//! quorum queues and RabbitMQ 4 know, too, where they refuse a limit of the channel. It follows the
+//! limit by another registration under another tag on the wire: see [`super::fitting`]. What may not
+//! lose its place by that is treated by its [`Place`].
 
-use super::mailbox::Mailbox;
+use super::mailbox::{Mail, Mailbox};
 use crate::error::{Error, Result};
 use crate::model::{Message, Name};
 use crate::protocol::amqp::encode::{self, arguments, name};
@@ -18,9 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 /// The window where there is no limit: it grows with what is unsettled.
-const UNLIMITED: u16 = 256;
+pub(super) const UNLIMITED: u16 = 256;
 /// Beyond half of this there is no window at all.
-const WIDEST: u16 = 32_768;
+pub(super) const WIDEST: u16 = 32_768;
 /// How wide a window is at least that will not grow by being registered anew.
 const ROOMY: u16 = 1024;
 /// How much wider the first stand-in's window is.
@@ -29,10 +28,14 @@ const STEP: u16 = 32;
 const AGAIN: &str = "~kombu-";
 
 /// What a consumer would lose by being registered anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Place {
     /// Nothing: in its queue all consumers are equal, or it is the only one that may consume.
+    #[default]
     Any,
+    /// Its queue, which may be deleted with its last consumer, or the right to be the only one. So its
+    /// window is wide from the beginning: nobody else may consume.
+    Only,
     /// The queue, which has a single active consumer at a time (`x-single-active-consumer`). So others
     /// stand in line right behind it, with wider windows, and take its place one after the other.
     Line,
@@ -41,18 +44,49 @@ pub(super) enum Place {
     Stream,
 }
 
+/// What is known of a queue; the default of one that was not declared here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Kind {
+    pub(super) place: Place,
+    pub(super) unused: Unused,
+    /// A quorum queue: what is given back loses its place and counts as a delivery.
+    pub(super) quorum: bool,
+}
+
+/// What becomes of a queue when nobody consumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Unused {
+    #[default]
+    Unknown,
+    /// It stays as it is.
+    Stays,
+    /// It is deleted, at once or later.
+    Goes,
+}
+
 /// One registration of a consumer on the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Registration {
+pub(super) struct Registration {
     /// The how manieth of this consumer it is.
-    number: u32,
+    pub(super) number: u32,
     /// What the broker may have on its way for it; 0 for no limit.
-    window: u16,
+    pub(super) window: u16,
+}
+
+/// Where a delivery came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// [`Consumer::id`]
+    pub(super) consumer: u32,
+    /// [`Registration::number`]
+    pub(super) registration: u32,
 }
 
 /// One consumer.
 #[derive(Debug)]
 pub(super) struct Consumer {
+    /// Its number among those of its channel.
+    pub(super) id: u32,
     pub(super) options: ConsumeOptions,
     pub(super) exclusive: bool,
     pub(super) mail: Mailbox,
@@ -61,24 +95,52 @@ pub(super) struct Consumer {
     pub(super) confirmed: bool,
     /// Being cancelled: nothing is handed out any more.
     pub(super) ending: bool,
-    place: Place,
+    /// The broker has cancelled it: what is here is handed out, and then its user is told.
+    pub(super) gone: bool,
+    /// Its own limit, 0 for none.
+    pub(super) own: u32,
+    /// The one that it began with.
+    began_with: u32,
+    /// Delivered and not settled, handed out or not.
+    pub(super) outstanding: usize,
+    /// Those of them that came for the current registration: the broker counts them against its window.
+    pub(super) counted: usize,
+    /// How many are handed out and not settled.
+    pub(super) seen: usize,
+    /// The limit that the current registration was made for, 0 for none.
+    pub(super) fitted: u32,
+    pub(super) place: Place,
+    pub(super) unused: Unused,
+    pub(super) quorum: bool,
+    /// The current registration is cancelled, and there will be another one when the limit allows more.
+    pub(super) pausing: bool,
     /// Whether anything has come for it: then its [`Place`] is certain.
     heard: bool,
-    current: Registration,
+    pub(super) current: Registration,
     /// Those that stand in line behind it, in order.
-    in_line: VecDeque<Registration>,
+    pub(super) in_line: VecDeque<Registration>,
     registrations: u32,
 }
 
 impl Consumer {
-    /// A consumer of a channel with that limit (0: none).
-    pub(super) fn new(options: ConsumeOptions, exclusive: bool, limit: u32, place: Place) -> Self {
-        let place = match options.arguments.get("x-stream-offset") {
-            Some(_) => Place::Stream,
-            None => place,
+    /// A consumer of a channel with a limit of its own and one that it shares (0: none).
+    pub(super) fn new(
+        id: u32,
+        options: ConsumeOptions,
+        exclusive: bool,
+        (own, shared): (u32, u32),
+        kind: Kind,
+    ) -> Self {
+        let place = match (options.arguments.get("x-stream-offset"), kind.place) {
+            (Some(_), _) => Place::Stream,
+            (None, Place::Any) if exclusive && kind.unused == Unused::Goes => Place::Only,
+            (None, place) => place,
         };
+        let limit = lower(own, shared);
         let window = match (u16::try_from(limit), place) {
             _ if options.no_ack => 0,
+            (Ok(limit @ 1..), Place::Only) => limit.max(ROOMY),
+            (_, Place::Only) => 0,
             // Streams refuse to be without one.
             (Ok(limit), Place::Stream) => limit.max(ROOMY),
             (Err(_), Place::Stream) => u16::MAX,
@@ -87,12 +149,23 @@ impl Consumer {
             (Err(_), _) => 0,
         };
         let mut consumer = Self {
+            id,
             options,
             exclusive,
             mail: Mailbox::default(),
             confirmed: false,
             ending: false,
+            gone: false,
+            own,
+            began_with: own,
+            outstanding: 0,
+            counted: 0,
+            seen: 0,
+            fitted: limit,
             place,
+            unused: kind.unused,
+            quorum: kind.quorum,
+            pausing: false,
             heard: false,
             current: Registration { number: 1, window },
             in_line: VecDeque::new(),
@@ -115,12 +188,12 @@ impl Consumer {
         self
     }
 
-    fn next_registration(&mut self, window: u16) -> Registration {
+    pub(super) fn next_registration(&mut self, window: u16) -> Registration {
         self.registrations += 1;
         Registration { number: self.registrations, window }
     }
 
-    fn stand_in_line(&mut self, window: u16) -> Registration {
+    pub(super) fn stand_in_line(&mut self, window: u16) -> Registration {
         let last = self.next_registration(window);
         self.in_line.push_back(last);
         last
@@ -145,7 +218,7 @@ impl Consumer {
     }
 
     /// Its first message tells what its queue is.
-    pub(super) fn hear(&mut self, message: &Message) {
+    fn hear(&mut self, message: &Message) {
         if !self.heard {
             self.heard = true;
             if message.headers.get("x-stream-offset").is_some() {
@@ -154,15 +227,69 @@ impl Consumer {
         }
     }
 
-    /// Whether a tag on the wire is this one's, now or from before.
-    pub(super) fn is_called(&self, wire_tag: &str) -> bool {
-        match wire_tag.strip_prefix(&*self.options.consumer_tag) {
-            Some("") => true,
-            Some(rest) => rest
-                .strip_prefix(AGAIN)
-                .is_some_and(|number| number.parse().is_ok_and(|n: u32| n <= self.registrations)),
-            None => false,
+    /// The number of its registration with a tag on the wire, of now or from before.
+    pub(super) fn registration(&self, wire_tag: &str) -> Option<u32> {
+        match wire_tag.strip_prefix(&*self.options.consumer_tag)? {
+            "" => Some(1),
+            rest => {
+                let number = rest.strip_prefix(AGAIN)?.parse().ok()?;
+                (number <= self.registrations).then_some(number)
+            }
         }
+    }
+
+    /// Its tag and its queue.
+    pub(super) fn name(&self) -> (Name, Name) {
+        (self.options.consumer_tag.clone(), self.options.queue.clone())
+    }
+
+    /// The limit that it has, together with the one that it shares; 0 for none.
+    pub(super) fn limit(&self, shared: u32) -> u32 {
+        lower(self.own, shared)
+    }
+
+    /// Those that begin later have a limit of `own`. It follows a higher one, as Celery raises it for
+    /// each task with an ETA, but it keeps what it began with.
+    pub(super) fn follow(&mut self, own: u32) {
+        if self.began_with != 0 && own != 0 {
+            self.own = own.max(self.began_with);
+        }
+    }
+
+    /// Takes a delivery for the registration of that number.
+    pub(super) fn take_in(&mut self, tag: u64, message: Message, registration: u32) {
+        self.hear(&message);
+        if !self.options.no_ack {
+            self.outstanding += 1;
+            self.counted += usize::from(self.is_current(registration));
+        }
+        self.mail.push(Mail { tag, message, registration });
+    }
+
+    /// A delivery for the registration of that number is settled, or given back.
+    pub(super) fn settled(&mut self, registration: u32, seen: bool) {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        self.seen = self.seen.saturating_sub(usize::from(seen));
+        if self.is_current(registration) {
+            self.counted = self.counted.saturating_sub(1);
+        }
+    }
+
+    /// Whether the broker serves the registration of that number.
+    pub(super) fn is_current(&self, registration: u32) -> bool {
+        registration == self.current.number && !self.pausing
+    }
+
+    /// What waits for it beyond the `room` that its limits leave: their numbers. It goes back.
+    pub(super) fn give_back(&mut self, room: usize) -> Vec<u64> {
+        if self.options.no_ack {
+            return Vec::new();
+        }
+        let back = self.mail.split_off(room);
+        for mail in &back {
+            self.settled(mail.registration, false);
+        }
+        back.into_iter().map(|mail| mail.tag).collect()
     }
 
     /// What registers it and those who stand in line behind it; each is answered.
@@ -186,12 +313,12 @@ impl Consumer {
         Ok(methods)
     }
 
-    fn qos_of(&self, registration: Registration) -> AMQPClass {
+    pub(super) fn qos_of(&self, registration: Registration) -> AMQPClass {
         let qos = basic::Qos { prefetch_count: registration.window, global: false };
         AMQPClass::Basic(basic::AMQPMethod::Qos(qos))
     }
 
-    fn consume_as(&self, registration: Registration, nowait: bool) -> Result<AMQPClass> {
+    pub(super) fn consume_as(&self, registration: Registration, nowait: bool) -> Result<AMQPClass> {
         Ok(AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
             queue: name("the name of a queue", &self.options.queue)?,
             consumer_tag: name("a consumer tag", &self.tag(registration.number))?,
@@ -203,7 +330,7 @@ impl Consumer {
         })))
     }
 
-    fn cancel_of(&self, registration: Registration) -> Result<AMQPClass> {
+    pub(super) fn cancel_of(&self, registration: Registration) -> Result<AMQPClass> {
         let consumer_tag = name("a consumer tag", &self.tag(registration.number))?;
         let cancel = basic::Cancel { consumer_tag, nowait: true };
         Ok(AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)))
@@ -230,94 +357,38 @@ impl Consumer {
         encode::method(channel, self.cancel_of(self.current)?, &mut frames)?;
         Ok(frames)
     }
+}
 
-    /// Registers it anew if its window does not fit any more: the frames to send, to which one answer
-    /// is due. Takes the limit of the channel and how many messages of it are unsettled.
-    ///
-    /// # Errors
-    /// `Encode`
-    pub(super) fn refit(
-        &mut self,
-        channel: u16,
-        limit: u32,
-        unsettled: usize,
-    ) -> Result<Option<Vec<u8>>> {
-        let Some(window) = self.fitting(limit, unsettled) else { return Ok(None) };
-        let mut frames = Vec::new();
-        let (mut over, new) = match self.place {
-            Place::Any => {
-                let new = self.next_registration(window);
-                (vec![std::mem::replace(&mut self.current, new)], new)
-            }
-            Place::Stream => return Ok(None),
-            Place::Line => {
-                let wide = |next: &Registration| next.window >= window;
-                let last = self.in_line.len().saturating_sub(1);
-                let at = self.in_line.iter().position(wide).unwrap_or(last);
-                let mut over = vec![self.current];
-                over.extend(self.in_line.drain(..at));
-                let Some(next) = self.in_line.pop_front() else { return Ok(None) };
-                self.current = next;
-                // A classic queue looks at who is active now when the next one comes.
-                (over, self.stand_in_line(WIDEST))
-            }
-        };
-        // From behind: the one in front must not be followed by another that ends, too.
-        let mut cancels = Vec::new();
-        while let Some(registration) = over.pop() {
-            encode::method(channel, self.cancel_of(registration)?, &mut cancels)?;
-        }
-        // In between nobody consumes, and those with lower priorities are served: so not with one. Else
-        // the order counts more, which a quorum queue does not keep among two consumers.
-        let without_gap = self.options.arguments.get("x-priority").is_some() && !self.exclusive;
-        if !without_gap {
-            frames.append(&mut cancels);
-        }
-        encode::method(channel, self.qos_of(new), &mut frames)?;
-        encode::method(channel, self.consume_as(new, true)?, &mut frames)?;
-        frames.append(&mut cancels);
-        Ok(Some(frames))
-    }
-
-    /// The window that fits better than what it has, 0 for none.
-    fn fitting(&self, limit: u32, unsettled: usize) -> Option<u16> {
-        if self.ending || !self.confirmed || self.options.no_ack {
-            return None;
-        }
-        let now = match self.current.window {
-            0 => usize::MAX,
-            window => usize::from(window),
-        };
-        let limit = limit as usize;
-        let wanted = match limit {
-            0 if unsettled.saturating_mul(2) < now => return None,
-            0 => now.saturating_mul(2).max(usize::from(UNLIMITED)),
-            _ if limit > now => limit.next_power_of_two(),
-            _ if limit < now / 4 && self.place == Place::Any => limit,
-            _ => return None,
-        };
-        let window = u16::try_from(wanted).unwrap_or(u16::MAX);
-        match self.place {
-            Place::Stream => None,
-            Place::Line if now >= usize::from(WIDEST) => None,
-            Place::Line => Some(window.min(WIDEST)),
-            Place::Any if window > WIDEST => Some(0),
-            Place::Any => Some(window),
-        }
+/// The lower of two limits, of which 0 is none.
+fn lower(one: u32, other: u32) -> u32 {
+    match (one, other) {
+        (0, limit) | (limit, 0) => limit,
+        (one, other) => one.min(other),
     }
 }
 
-/// The consumer of that tag among others.
+/// Where the consumer of that tag is among others; one that the broker has cancelled if there is no
+/// other.
+pub(super) fn position(consumers: &[Consumer], tag: &str) -> Option<usize> {
+    let called = |consumer: &Consumer| *consumer.options.consumer_tag == *tag;
+    let living = consumers.iter().position(|consumer| called(consumer) && !consumer.gone);
+    living.or_else(|| consumers.iter().position(called))
+}
+
+/// The consumer of that tag among others, unless the broker has cancelled it.
 pub(super) fn find<'a>(consumers: &'a mut [Consumer], tag: &str) -> Option<&'a mut Consumer> {
-    consumers.iter_mut().find(|consumer| *consumer.options.consumer_tag == *tag)
+    let at = position(consumers, tag)?;
+    Some(&mut consumers[at]).filter(|consumer| !consumer.gone)
 }
 
-/// The consumer that a delivery came for.
-pub(super) fn addressee<'a>(
-    consumers: &'a mut [Consumer],
-    wire_tag: &Name,
-) -> Option<&'a mut Consumer> {
-    consumers.iter_mut().find(|consumer| consumer.is_called(wire_tag))
+/// Where the consumer is that a delivery came for, and the number of its registration.
+pub(super) fn addressee(consumers: &[Consumer], wire_tag: &Name) -> Option<(usize, u32)> {
+    consumers.iter().enumerate().filter(|(_, consumer)| !consumer.gone).find_map(
+        |(at, consumer)| {
+            let registration = consumer.registration(wire_tag)?;
+            Some((at, registration))
+        },
+    )
 }
 
 #[cfg(test)]
@@ -325,123 +396,41 @@ mod tests {
     use super::*;
     use crate::model::Json;
 
-    fn options() -> ConsumeOptions {
-        ConsumeOptions {
+    fn consumer(own: u32) -> Consumer {
+        let options = ConsumeOptions {
             queue: "q".into(),
             consumer_tag: "c".into(),
             no_ack: false,
             arguments: Json::empty_object(),
-        }
-    }
-
-    fn registered(options: ConsumeOptions, limit: u32, place: Place) -> Consumer {
-        Consumer { confirmed: true, ..Consumer::new(options, false, limit, place) }
-    }
-
-    fn consumer(limit: u32) -> Consumer {
-        registered(options(), limit, Place::Any)
-    }
-
-    fn refit(one: &mut Consumer, limit: u32, unsettled: usize) -> bool {
-        one.refit(1, limit, unsettled).unwrap().is_some()
-    }
-
-    fn state(one: &Consumer) -> (u16, String) {
-        (one.current.window, one.wire_tag())
-    }
-
-    #[test]
-    fn the_window_follows_the_limit_in_steps() {
-        let mut one = consumer(3);
-        assert_eq!(state(&one), (3, "c".into()));
-        assert!(!refit(&mut one, 3, 3) && !refit(&mut one, 2, 3) && !refit(&mut one, 1, 1));
-        assert!(refit(&mut one, 5, 3));
-        assert_eq!(state(&one), (8, "c~kombu-2".into()));
-        assert!(!refit(&mut one, 8, 8) && !refit(&mut one, 2, 8));
-        assert!(refit(&mut one, 1, 1));
-        assert_eq!(one.current.window, 1);
-        assert!(refit(&mut one, 100_000, 1));
-        assert_eq!(one.current.window, 0, "no limit");
-        assert!(!refit(&mut one, 0, 100_000));
-    }
-
-    #[test]
-    fn without_a_limit_it_grows_with_what_is_unsettled() {
-        let mut one = consumer(0);
-        assert_eq!(one.current.window, UNLIMITED);
-        assert!(!refit(&mut one, 0, 100));
-        assert!(refit(&mut one, 0, 128));
-        assert_eq!(one.current.window, 512);
-        assert!(refit(&mut one, 4, 2));
-        assert_eq!(one.current.window, 4);
-        assert!(refit(&mut one, 0, 2));
-        assert_eq!(one.current.window, UNLIMITED);
+        };
+        Consumer::new(1, options, false, (own, 0), Kind::default())
     }
 
     #[test]
     fn tags_of_all_registrations_are_known_and_no_others() {
         let mut one = consumer(1);
-        refit(&mut one, 10, 1);
+        one.current = one.next_registration(10);
         for (tag, known) in [
-            ("c", true),
-            ("c~kombu-2", true),
-            ("c~kombu-3", false),
-            ("c~kombu-x", false),
-            ("cc", false),
+            ("c", Some(1)),
+            ("c~kombu-2", Some(2)),
+            ("c~kombu-3", None),
+            ("c~kombu-x", None),
+            ("cc", None),
         ] {
-            assert_eq!(one.is_called(tag), known, "{tag}");
+            assert_eq!(one.registration(tag), known, "{tag}");
         }
         assert!(one.is_registered("c~kombu-2") && !one.is_registered("c"));
     }
 
     #[test]
-    fn a_single_active_consumer_is_followed_by_those_who_stand_in_line() {
-        let mut one = registered(options(), 4, Place::Line);
-        let windows = |one: &Consumer| one.in_line.iter().map(|r| r.window).collect::<Vec<_>>();
-        assert_eq!((state(&one), windows(&one)), ((4, "c".into()), vec![ROOMY, WIDEST]));
-        assert!(one.is_registered("c") && one.is_registered("c~kombu-3"));
-        assert!(refit(&mut one, 5, 4));
-        assert_eq!((state(&one), windows(&one)), ((1024, "c~kombu-2".into()), vec![WIDEST; 2]));
-        assert!(!refit(&mut one, 1024, 4) && !refit(&mut one, 1, 4), "it does not shrink");
-        assert!(refit(&mut one, 0, 600), "no limit, and half of the window is unsettled");
-        assert_eq!(state(&one), (WIDEST, "c~kombu-3".into()));
-        assert!(!refit(&mut one, 100_000, 4));
-        // Those between are passed over.
-        let mut one = registered(options(), 4, Place::Line);
-        assert!(refit(&mut one, 5000, 4));
-        assert_eq!((state(&one), windows(&one)), ((WIDEST, "c~kombu-3".into()), vec![WIDEST]));
-        // Nothing to grow to.
-        assert!(windows(&registered(options(), 100_000, Place::Line)).is_empty());
-    }
-
-    #[test]
-    fn consumers_of_streams_are_registered_once_with_room() {
-        let mut given = options();
-        given.arguments = Json::from_valid(r#"{"x-stream-offset": "first"}"#);
-        for (mut one, window) in [
-            (registered(given, 1, Place::Any), 1024),
-            (registered(options(), 2000, Place::Stream), 2000),
-            (registered(options(), 100_000, Place::Stream), u16::MAX),
-        ] {
-            assert_eq!(one.current.window, window);
-            assert!(!refit(&mut one, 50_000, 1) && !refit(&mut one, 1, 1));
+    fn a_limit_of_its_own_is_never_lower_than_at_the_beginning() {
+        let mut one = consumer(4);
+        for (said, limit) in [(6, 6), (5, 5), (1, 4), (0, 4)] {
+            one.follow(said);
+            assert_eq!((one.limit(0), one.limit(2), one.limit(9)), (limit, 2, limit), "{said}");
         }
-        let mut given = options();
-        given.no_ack = true;
-        let error = registered(given, 1, Place::Stream).register_all().unwrap_err();
-        assert!(error.to_string().contains("no_ack must be false"), "{error}");
-        let mut unknown = consumer(1);
-        let headers = Json::from_valid(r#"{"x-stream-offset": 7}"#);
-        unknown.hear(&Message { headers, ..Message::default() });
-        assert!(!refit(&mut unknown, 10, 1), "its first message told");
-    }
-
-    #[test]
-    fn without_acknowledgements_there_is_no_window() {
-        let mut given = options();
-        given.no_ack = true;
-        let mut one = registered(given, 5, Place::Any);
-        assert_eq!(one.current.window, 0);
-        assert!(!refit(&mut one, 1, 0));
+        let mut one = consumer(0);
+        one.follow(3);
+        assert_eq!(one.limit(0), 0, "none stays none");
     }
 }

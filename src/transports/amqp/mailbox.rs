@@ -20,6 +20,8 @@ pub(super) struct Mail {
     /// The channel's number for the delivery.
     pub(super) tag: u64,
     pub(super) message: Message,
+    /// The number of the registration that it came for.
+    pub(super) registration: u32,
 }
 
 impl Mail {
@@ -57,6 +59,15 @@ impl Mailbox {
         Some(mail)
     }
 
+    /// Takes out all but the oldest `keep`.
+    pub(super) fn split_off(&mut self, keep: usize) -> VecDeque<Mail> {
+        let taken = self.mail.split_off(keep.min(self.mail.len()));
+        if let Some(scales) = &self.scales {
+            scales.fetch_sub(taken.iter().map(Mail::weight).sum(), Ordering::Relaxed);
+        }
+        taken
+    }
+
     pub(super) fn clear(&mut self) {
         while self.pop().is_some() {}
     }
@@ -92,12 +103,14 @@ mod tests {
         let mut mailbox = Mailbox::weighed(scales.clone());
         for tag in 1..4 {
             let message = Message { body: vec![0; 1000].into(), ..Message::default() };
-            mailbox.push(Mail { tag, message });
+            mailbox.push(Mail { tag, message, registration: 1 });
         }
         let all = weight();
         assert!(all > 3000, "{all}");
         assert_eq!(mailbox.pop().map(|mail| mail.tag), Some(1));
         assert_eq!(weight(), all / 3 * 2);
+        assert_eq!(mailbox.split_off(1).len(), 1);
+        assert_eq!(weight(), all / 3);
         drop(mailbox);
         assert_eq!(weight(), 0);
     }

@@ -10,6 +10,7 @@ mod confirming;
 mod connection;
 mod consumers;
 mod error;
+mod fitting;
 mod getting;
 mod lateness;
 mod mailbox;

@@ -3,6 +3,7 @@
 use super::Config;
 use super::board::Board;
 use super::error::ours;
+use super::fitting::Refit;
 use super::state::{ChannelState, End};
 use super::traffic::Incoming;
 use crate::error::{Error, Result};
@@ -12,11 +13,11 @@ use crate::io::link::{Expect, Link};
 use crate::io::task::{self, timeout_at, watch_until};
 use crate::protocol::amqp::encode;
 use crate::protocol::amqp::{
-    AMQPClass, AmqpDecoder, Event, Handshake, Step, Terms, basic, channel, connection,
+    AMQPClass, AmqpDecoder, Event, Handshake, Step, Terms, channel, connection,
 };
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -233,42 +234,22 @@ impl Session {
         drop(self.link.request_if(lane, data, Expect::Count(1), FOREVER, may));
     }
 
-    /// As [`Session::fit_windows`], and waits until the broker has done it.
-    ///
-    /// # Errors
-    /// `Connection`; `Channel` when the broker closes the channel instead.
-    pub(super) async fn windows_fit(&self, state: &ChannelState) -> Result<()> {
-        if !self.fit_windows(state) {
-            return Ok(());
-        }
-        // Answered after those before it, which have no answers: with one, a classic queue of RabbitMQ
-        // 3.10 ends the connection when the consumer is cancelled soon.
-        let what = "a consumer with another prefetch limit";
-        let nothing = basic::AMQPMethod::Qos(basic::Qos { prefetch_count: 0, global: false });
-        let answer = {
-            let _in_order = state.in_order.lock();
-            self.ask(state, what, AMQPClass::Basic(nothing))?
-        };
-        answer.await.map(drop)
+    /// Registers those consumers anew whose windows do not fit any more. Nobody waits for it: a window
+    /// follows without a round trip, and what fails closes the channel.
+    pub(super) fn fit_windows(&self, state: &ChannelState) {
+        let in_order = state.in_order.lock();
+        self.fit_in_order(state, &in_order);
     }
 
-    /// Registers those consumers anew whose windows do not fit the channel's limit any more. Whether
-    /// there were any.
-    pub(super) fn fit_windows(&self, state: &ChannelState) -> bool {
-        let _in_order = state.in_order.lock();
-        let mut again = Vec::new();
-        {
-            let mut inner = state.inner.lock();
-            let (limit, unsettled) = (inner.limit, inner.consumed());
-            for consumer in &mut inner.consumers {
-                // What was registered before can be encoded.
-                again.extend(consumer.refit(state.number, limit, unsettled).ok().flatten());
+    /// As [`Session::fit_windows`], for who has the order already.
+    pub(super) fn fit_in_order(&self, state: &ChannelState, _in_order: &MutexGuard<'_, ()>) {
+        for Refit { frames, answered } in state.refit() {
+            match answered {
+                true => self.call_later(state, &frames, || state.may_send()),
+                // Closed or lost: then there is nobody to cancel.
+                false => drop(self.post(state, "to pause a consumer", &frames)),
             }
         }
-        for frames in &again {
-            self.call_later(state, frames, || state.may_send());
-        }
-        !again.is_empty()
     }
 
     /// The error of who uses a channel that has ended.

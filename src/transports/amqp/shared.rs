@@ -71,12 +71,18 @@ impl Shared {
 
     /// An event that is here.
     pub(super) fn take(&self) -> Option<Event> {
-        let session = self.live()?;
-        let (state, event) = session.board.take()?;
-        if state.wants_more_room() {
+        let session = self.last()?;
+        if !session.is_alive() && session.board.has_channels() {
+            session.board.lose();
+        }
+        if let Some(left) = session.board.take_left() {
+            return Some(left);
+        }
+        let (state, taken) = session.board.take()?;
+        if taken.wants_fitting {
             session.fit_windows(&state);
         }
-        Some(event)
+        Some(taken.event)
     }
 
     /// The next event; waits for one.
@@ -130,6 +136,9 @@ impl Shared {
         })))?;
         if heard {
             self.ring(); // another thread's news, and nobody has left a waker for the next ones
+        }
+        if session.board.has_left() {
+            return Ok(()); // it is handed out before anybody is told why there is no more
         }
         if let Some(incident) = session.board.incident() {
             return Err(incident);

@@ -1,11 +1,11 @@
 //! What one process knows of an open channel: consumers, mail, what is unsettled, confirms.
 
 use super::confirming::{Outcome, Ticket};
-use super::consumers::{Consumer, addressee, find};
+use super::consumers::{Consumer, Kind, Origin, addressee, find, position};
 use super::error::Reason;
+use super::fitting::{Credit, Refit};
 use super::getting::Asked;
 use super::lateness::Lateness;
-use super::mailbox::Mail;
 use super::recent::{MOST, Recent};
 use crate::error::Result;
 use crate::io::lock::Mutex;
@@ -13,7 +13,7 @@ use crate::io::task::Notify;
 use crate::model::{Claim, Delivery, Message, Name};
 use crate::protocol::amqp::encode::{self, Settle};
 use crate::protocol::amqp::{Confirms, Known};
-use crate::transport::{Event, Held, Returned};
+use crate::transport::{ConsumeOptions, Event, Held, Returned};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -51,7 +51,12 @@ pub(super) struct Inner {
     ledger: BTreeMap<u64, Unsettled>,
     /// How many of them came by consumers.
     consumed: usize,
+    /// How many consumers have begun.
+    begun: u32,
+    /// What all consumers share, 0 for no limit.
     pub(super) limit: u32,
+    /// What each consumer that begins now has for itself, 0 for no limit.
+    pub(super) each: u32,
     pub(super) paused: bool,
     /// Between `basic.recover` and its answer: what is here comes again.
     recovering: bool,
@@ -59,6 +64,8 @@ pub(super) struct Inner {
     closing: bool,
     /// Why it is closed.
     pub(super) end: Option<End>,
+    /// The tags of the consumers that ended with it.
+    ended_with: Vec<Name>,
     pub(super) confirming: bool,
     pub(super) confirms: Confirms<Ticket>,
     returned: Recent<Returned>,
@@ -71,15 +78,45 @@ pub(super) struct Inner {
 #[derive(Debug)]
 struct Unsettled {
     queue: Name,
-    /// Whether it came by a consumer.
-    consumed: bool,
+    /// By which consumer it came, if by any.
+    origin: Option<Origin>,
     since: Instant,
 }
 
 impl Unsettled {
-    fn now(queue: &Name, consumed: bool) -> Self {
-        Self { queue: queue.clone(), consumed, since: Instant::now() }
+    fn now(queue: &Name, origin: Option<Origin>) -> Self {
+        Self { queue: queue.clone(), origin, since: Instant::now() }
     }
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivered {
+    Kept,
+    /// Its consumer is gone: it is to go back, and the consumer to be cancelled, as the broker does not
+    /// know that.
+    ToNobody,
+    /// It is to go back: see [`Consumer::is_too_late`].
+    TooLate,
+}
+
+/// What was taken to be handed out.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) event: Event,
+    /// A window does not fit any more.
+    pub(super) wants_fitting: bool,
+    /// It was the last of a consumer that the broker has cancelled: its tag and its queue.
+    pub(super) over: Option<(Name, Name)>,
+}
+
+/// What is left of a consumer that the broker has cancelled.
+#[derive(Debug)]
+pub(super) struct Cancelled {
+    /// Its tag and its queue, if its user is to be told now.
+    pub(super) over: Option<(Name, Name)>,
+    /// What it may not have any more.
+    pub(super) back: ToSettle,
 }
 
 /// How a channel ended.
@@ -139,36 +176,35 @@ impl ChannelState {
         tag
     }
 
-    /// Takes a delivery. `false` when its consumer is gone: it is to go back, and the consumer to be
-    /// cancelled, as the broker does not know that.
-    pub(super) fn deliver(&self, wire_tag: &Name, tag: u64, message: Message) -> bool {
+    /// Takes a delivery.
+    pub(super) fn deliver(&self, wire_tag: &Name, tag: u64, message: Message) -> Delivered {
         let tag = self.number(tag);
         let mut inner = self.inner.lock();
-        let Some(consumer) = addressee(&mut inner.consumers, wire_tag) else { return false };
-        consumer.hear(&message);
-        consumer.mail.push(Mail { tag, message });
+        let Some((at, registration)) = addressee(&inner.consumers, wire_tag) else {
+            return Delivered::ToNobody;
+        };
+        let credit = inner.credit(&inner.consumers[at]);
+        let consumer = &mut inner.consumers[at];
+        if consumer.is_too_late(registration, credit) {
+            return Delivered::TooLate;
+        }
+        consumer.take_in(tag, message, registration);
         drop(inner);
         self.news.notify();
-        true
+        Delivered::Kept
     }
 
-    /// The next event, if the limit allows one.
-    pub(super) fn take(&self) -> Option<Event> {
+    /// The next event, if the limits allow one.
+    pub(super) fn take(&self) -> Option<Taken> {
         let mut inner = self.inner.lock();
         let at = inner.next_ready()?;
         let mut consumer = inner.consumers.remove(at);
-        let mail = consumer.mail.pop()?;
-        let settled = consumer.options.no_ack;
-        let queue = consumer.options.queue.clone();
-        let consumer_tag = consumer.options.consumer_tag.clone();
-        inner.consumers.push(consumer); // in turn
-        if !settled {
-            inner.ledger.insert(mail.tag, Unsettled::now(&queue, true));
-            inner.consumed += 1;
+        let event = inner.hand_out(self.id, &mut consumer)?;
+        let over = (consumer.gone && consumer.mail.is_empty()).then(|| consumer.name());
+        if over.is_none() {
+            inner.consumers.push(consumer); // in turn
         }
-        drop(inner);
-        let delivery = delivery(mail.tag, queue, mail.message, settled);
-        Some(Event { channel: self.id, consumer_tag, delivery })
+        Some(Taken { event, wants_fitting: inner.wants_fitting(), over })
     }
 
     /// Whether [`ChannelState::take`] would give something.
@@ -189,12 +225,6 @@ impl ChannelState {
         let tag = oldest.as_ref().map(|(tag, _)| *tag);
         let age = inner.lateness.look(now, timeout, last, tag)?;
         oldest.map(|(tag, queue)| (tag, queue, age))
-    }
-
-    /// Whether the windows may have to grow with what is unsettled: where there is no limit.
-    pub(super) fn wants_more_room(&self) -> bool {
-        let inner = self.inner.lock();
-        inner.limit == 0 && inner.consumed.is_power_of_two()
     }
 
     /// A `basic.get` is sent next.
@@ -221,14 +251,15 @@ impl ChannelState {
         let tag = self.number(tag);
         let mut inner = self.inner.lock();
         if !no_ack {
-            inner.ledger.insert(tag, Unsettled::now(queue, false));
+            inner.ledger.insert(tag, Unsettled::now(queue, None));
         }
         drop(inner);
         delivery(tag, queue.clone(), message, no_ack)
     }
 
-    /// Takes out of the ledger what an acknowledgement is for. An empty tag with `multiple` is all.
-    pub(super) fn settle(&self, tag: &str, multiple: bool) -> ToSettle {
+    /// Takes out of the ledger what an acknowledgement is for, and whether a window does not fit any more.
+    /// An empty tag with `multiple` is all.
+    pub(super) fn settle(&self, tag: &str, multiple: bool) -> (ToSettle, bool) {
         let mut inner = self.inner.lock();
         let tags: Vec<u64> = match (tag.parse::<u64>(), multiple) {
             (Ok(tag), false) => {
@@ -243,30 +274,63 @@ impl ChannelState {
             _ => Vec::new(),
         };
         for tag in &tags {
-            if inner.ledger.remove(tag).is_some_and(|unsettled| unsettled.consumed) {
-                inner.consumed -= 1;
-            }
+            inner.settle(*tag);
         }
         // The broker would take what nobody has seen yet for done, too.
         let last = tags.last().copied().unwrap_or(0);
         let unseen = inner.consumers.iter().filter(|consumer| !consumer.options.no_ack);
         let together = tags.len() > 1
             && !unseen.flat_map(|consumer| consumer.mail.iter()).any(|mail| mail.tag < last);
+        let wants_fitting = inner.wants_fitting();
         drop(inner);
         if !tags.is_empty() {
             self.news.notify();
         }
-        ToSettle { tags, base: self.base, together }
+        (ToSettle { tags, base: self.base, together }, wants_fitting)
     }
 
-    /// Takes one delivery out of the ledger; whether it was there.
-    pub(super) fn settle_one(&self, tag: u64) -> bool {
+    /// Takes one delivery out of the ledger. `None` when it was not there; or whether a window does not
+    /// fit any more.
+    pub(super) fn settle_one(&self, tag: u64) -> Option<bool> {
         let mut inner = self.inner.lock();
-        let Some(held) = inner.ledger.remove(&tag) else { return false };
-        inner.consumed -= usize::from(held.consumed);
+        if !inner.settle(tag) {
+            return None;
+        }
+        let wants_fitting = inner.wants_fitting();
         drop(inner);
         self.news.notify();
-        true
+        Some(wants_fitting)
+    }
+
+    /// What registers those consumers anew whose windows do not fit any more.
+    pub(super) fn refit(&self) -> Vec<Refit> {
+        let mut inner = self.inner.lock();
+        let mut all = Vec::new();
+        for at in 0..inner.consumers.len() {
+            let credit = inner.credit(&inner.consumers[at]);
+            // What was registered before can be encoded.
+            all.extend(inner.consumers[at].refit(self.number, self.base, credit).ok().flatten());
+        }
+        all
+    }
+
+    /// Sets what each consumer that begins from now on has for itself.
+    pub(super) fn limit_each(&self, each: u32) {
+        let mut inner = self.inner.lock();
+        inner.each = each;
+        for consumer in &mut inner.consumers {
+            consumer.follow(each);
+        }
+    }
+
+    /// Takes over the limits of the channel that the broker has closed before this one.
+    pub(super) fn succeed(&self, predecessor: &Self) {
+        let (limit, each) = {
+            let inner = predecessor.inner.lock();
+            (inner.limit, inner.each)
+        };
+        let mut inner = self.inner.lock();
+        (inner.limit, inner.each) = (limit, each);
     }
 
     /// The frame that settles one delivery.
@@ -290,10 +354,11 @@ impl ChannelState {
         }
     }
 
-    /// How many are unsettled, and the limit.
+    /// How many are unsettled, and the limit that all share, or else that of each consumer.
     pub(super) fn credit(&self) -> (usize, u32) {
         let inner = self.inner.lock();
-        (inner.ledger.len(), inner.limit)
+        let limit = if inner.limit == 0 { inner.each } else { inner.limit };
+        (inner.ledger.len(), limit)
     }
 
     /// Stops handing out what a consumer has, which stays until [`ChannelState::remove`]; its tag on
@@ -312,49 +377,46 @@ impl ChannelState {
     /// Removes a consumer; the numbers of what it had and nobody has seen.
     pub(super) fn remove(&self, tag: &str) -> ToSettle {
         let mut inner = self.inner.lock();
-        let at = inner.consumers.iter().position(|c| *c.options.consumer_tag == *tag);
-        let Some(at) = at else { return ToSettle::default() };
-        let consumer = inner.consumers.remove(at);
-        let tags = match consumer.options.no_ack {
-            true => Vec::new(),
-            false => consumer.mail.iter().map(|mail| mail.tag).collect(),
+        let Some(at) = position(&inner.consumers, tag) else { return ToSettle::default() };
+        self.to_settle(inner.consumers.remove(at).give_back(0))
+    }
+
+    /// Removes a consumer. What it had and its limits allow is the user's now, the rest goes back.
+    pub(super) fn take_over(&self, tag: &str) -> (Vec<Event>, ToSettle) {
+        let mut inner = self.inner.lock();
+        let Some(at) = position(&inner.consumers, tag) else { return Default::default() };
+        let mut consumer = inner.consumers.remove(at);
+        let back = self.to_settle(consumer.give_back(inner.credit(&consumer).room));
+        let handed_out = || inner.hand_out(self.id, &mut consumer);
+        (std::iter::from_fn(handed_out).collect(), back)
+    }
+
+    /// The broker has cancelled a consumer. What it had and its limits allow will be handed out: it can
+    /// be settled as before.
+    pub(super) fn cancelled(&self, wire_tag: &str) -> Option<Cancelled> {
+        let mut inner = self.inner.lock();
+        let living = |consumer: &Consumer| !consumer.gone && consumer.is_registered(wire_tag);
+        let at = inner.consumers.iter().position(living)?;
+        let room = inner.credit(&inner.consumers[at]).room;
+        let consumer = &mut inner.consumers[at];
+        consumer.gone = true;
+        let back = self.to_settle(consumer.give_back(room));
+        let over = match consumer.mail.is_empty() {
+            true => Some(inner.consumers.remove(at).name()),
+            false => None,
         };
+        Some(Cancelled { over, back })
+    }
+
+    fn to_settle(&self, tags: Vec<u64>) -> ToSettle {
         ToSettle { tags, base: self.base, together: false }
-    }
-
-    /// Removes a consumer; what it had and nobody has seen, which is the user's now.
-    pub(super) fn take_over(&self, tag: &str) -> Vec<Event> {
-        let mut inner = self.inner.lock();
-        let at = inner.consumers.iter().position(|c| *c.options.consumer_tag == *tag);
-        let Some(at) = at else { return Vec::new() };
-        let Consumer { options, mut mail, .. } = inner.consumers.remove(at);
-        let mut events = Vec::new();
-        while let Some(mail) = mail.pop() {
-            if !options.no_ack {
-                inner.ledger.insert(mail.tag, Unsettled::now(&options.queue, true));
-                inner.consumed += 1;
-            }
-            let delivery = delivery(mail.tag, options.queue.clone(), mail.message, options.no_ack);
-            let consumer_tag = options.consumer_tag.clone();
-            events.push(Event { channel: self.id, consumer_tag, delivery });
-        }
-        events
-    }
-
-    /// The broker has cancelled a consumer: whose it was, and its queue.
-    pub(super) fn cancelled(&self, wire_tag: &str) -> Option<(Name, Name)> {
-        let mut inner = self.inner.lock();
-        let at = inner.consumers.iter().position(|consumer| consumer.is_registered(wire_tag))?;
-        let options = inner.consumers.remove(at).options;
-        Some((options.consumer_tag, options.queue))
     }
 
     /// `basic.recover` is on its way: nothing that is here can be settled any more.
     pub(super) fn recover(&self) {
         let mut inner = self.inner.lock();
         inner.recovering = true;
-        inner.ledger.clear();
-        inner.consumed = 0;
+        inner.forget_ledger();
     }
 
     /// The broker has recovered the channel: from now on everything comes again.
@@ -362,6 +424,7 @@ impl ChannelState {
         let mut inner = self.inner.lock();
         for consumer in inner.consumers.iter_mut().filter(|consumer| !consumer.options.no_ack) {
             consumer.mail.clear();
+            (consumer.outstanding, consumer.counted) = (0, 0);
         }
         inner.recovering = false;
         drop(inner);
@@ -409,15 +472,23 @@ impl ChannelState {
         self.inner.lock().returned.pop()
     }
 
-    /// It has ended. Whether it was open before.
-    pub(super) fn end(&self, how: End) -> bool {
+    /// It has ended: what was here for consumers without acknowledgements, which the broker does not have
+    /// any more, unless we have closed it.
+    pub(super) fn end(&self, how: End) -> Vec<Event> {
         let mut inner = self.inner.lock();
         if inner.end.is_some() {
-            return false;
+            return Vec::new();
         }
-        inner.consumers.clear();
-        inner.ledger.clear();
-        inner.consumed = 0;
+        let closing = inner.closing || how == End::Closed;
+        let mut left = Vec::new();
+        for mut consumer in std::mem::take(&mut inner.consumers) {
+            inner.ended_with.push(consumer.options.consumer_tag.clone());
+            while consumer.options.no_ack && !closing && !consumer.ending {
+                let Some(event) = inner.hand_out(self.id, &mut consumer) else { break };
+                left.push(event);
+            }
+        }
+        inner.forget_ledger();
         let outcome = Outcome::Ended(how.clone());
         inner.end = Some(how);
         let tickets = inner.confirms.settle(0, true);
@@ -426,7 +497,12 @@ impl ChannelState {
             ticket.settle(&outcome);
         }
         self.news.notify();
-        true
+        left
+    }
+
+    /// The tags of the consumers that ended with it; once.
+    pub(super) fn ended_with(&self) -> Vec<Name> {
+        std::mem::take(&mut self.inner.lock().ended_with)
     }
 
     /// Whether somebody waits who would be told of the channel's end.
@@ -462,19 +538,77 @@ pub(super) fn known(message: &Message) -> Known {
 }
 
 impl Inner {
-    /// How many messages of consumers are unsettled.
-    pub(super) fn consumed(&self) -> usize {
-        self.consumed
+    /// A new consumer, with the limits of now.
+    pub(super) fn new_consumer(
+        &mut self,
+        options: ConsumeOptions,
+        exclusive: bool,
+        kind: Kind,
+    ) -> Consumer {
+        self.begun += 1;
+        Consumer::new(self.begun, options, exclusive, (self.each, self.limit), kind)
     }
 
-    /// The consumer whose message is handed out next, if the limit allows one.
+    /// What a consumer may be given now.
+    fn credit(&self, consumer: &Consumer) -> Credit {
+        let room = |limit: u32, held: usize| match limit {
+            0 => usize::MAX,
+            limit => (limit as usize).saturating_sub(held),
+        };
+        let room = room(self.limit, self.consumed).min(room(consumer.own, consumer.seen));
+        Credit { limit: consumer.limit(self.limit), room }
+    }
+
+    /// Whether a window does not fit any more.
+    fn wants_fitting(&self) -> bool {
+        self.consumers.iter().any(|consumer| consumer.wants_fitting(self.credit(consumer)))
+    }
+
+    /// Hands the oldest message of a consumer to the user.
+    fn hand_out(&mut self, channel: u64, consumer: &mut Consumer) -> Option<Event> {
+        let mail = consumer.mail.pop()?;
+        let options = &consumer.options;
+        if !options.no_ack {
+            consumer.seen += 1;
+            self.consumed += 1;
+            let origin = Origin { consumer: consumer.id, registration: mail.registration };
+            self.ledger.insert(mail.tag, Unsettled::now(&options.queue, Some(origin)));
+        }
+        let delivery = delivery(mail.tag, options.queue.clone(), mail.message, options.no_ack);
+        Some(Event { channel, consumer_tag: options.consumer_tag.clone(), delivery })
+    }
+
+    /// Takes a delivery out of the ledger; whether it was there.
+    fn settle(&mut self, tag: u64) -> bool {
+        let Some(held) = self.ledger.remove(&tag) else { return false };
+        if let Some(origin) = held.origin {
+            self.consumed -= 1;
+            let consumer = self.consumers.iter_mut().find(|one| one.id == origin.consumer);
+            if let Some(consumer) = consumer {
+                consumer.settled(origin.registration, true);
+            }
+        }
+        true
+    }
+
+    /// What was handed out cannot be settled any more.
+    fn forget_ledger(&mut self) {
+        self.ledger.clear();
+        self.consumed = 0;
+        for consumer in &mut self.consumers {
+            consumer.seen = 0;
+        }
+    }
+
+    /// The consumer whose message is handed out next, if the limits allow one.
     fn next_ready(&self) -> Option<usize> {
         if self.paused || self.recovering || self.end.is_some() {
             return None;
         }
-        let full = self.limit != 0 && self.consumed >= self.limit as usize;
         self.consumers.iter().position(|consumer| {
-            !consumer.mail.is_empty() && !consumer.ending && (!full || consumer.options.no_ack)
+            let allowed =
+                || consumer.options.no_ack || consumer.gone || self.credit(consumer).room > 0;
+            !consumer.mail.is_empty() && !consumer.ending && allowed()
         })
     }
 

@@ -2,7 +2,7 @@
 
 use super::board::Board;
 use super::error::Reason;
-use super::state::{ChannelState, End};
+use super::state::{ChannelState, Delivered, End};
 use crate::error::{Error, Result};
 use crate::io::link::{Moved, Traffic};
 use crate::protocol::amqp::encode::{self, Settle};
@@ -72,11 +72,14 @@ impl Incoming {
                 return Some(Event::Content(number, Box::new(Content { head, message })));
             }
             Head::Delivered { consumer_tag, tag } => {
-                let unwanted = |state: Arc<ChannelState>| {
-                    !state.deliver(&consumer_tag, tag, message) && state.may_send()
+                let deliver = |state: Arc<ChannelState>| {
+                    let delivered = state.deliver(&consumer_tag, tag, message);
+                    (delivered != Delivered::Kept && state.may_send()).then_some(delivered)
                 };
-                if state.is_some_and(unwanted) {
-                    self.cancel(number, &consumer_tag);
+                if let Some(unwanted) = state.and_then(deliver) {
+                    if unwanted == Delivered::ToNobody {
+                        self.cancel(number, &consumer_tag);
+                    }
                     encode::settle(number, tag, false, Settle::Requeue, &mut self.answers);
                 }
             }
@@ -167,7 +170,8 @@ impl Incoming {
                 return None;
             }
             AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {
-                self.board.cancelled(number, cancel.consumer_tag.as_str());
+                let mut back = self.board.cancelled(number, cancel.consumer_tag.as_str());
+                self.answers.append(&mut back);
                 return None;
             }
             AMQPClass::Basic(basic::AMQPMethod::GetEmpty(_)) => {

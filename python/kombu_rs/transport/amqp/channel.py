@@ -396,10 +396,17 @@ class Channel(_native.AmqpChannel, Replaceable, base.StdChannel):  # type: ignor
             self.cancel_callbacks[tag] = on_cancel
         return tag
 
+    def _consumers_ended(self, consumer_tags: list[str]) -> None:
+        """Forget consumers that ended with a channel that the broker has closed."""
+        for tag in consumer_tags:
+            self.cancel_callbacks.pop(tag, None)
+            self.no_ack_consumers.discard(tag)
+
     def basic_cancel(  # type: ignore[override]
         self, consumer_tag: str, nowait: bool = False, argsig: str = "sb"
     ) -> str | None:
-        """Stop consuming. What has come already is handed to the callback, as in py-amqp.
+        """Stop consuming. What has come already is handed to the callback, as in py-amqp, as far as
+        the prefetch limits allow; the rest goes back to the queue.
 
         Raises:
             RecoverableConnectionError: the channel was closed.
@@ -458,20 +465,25 @@ class Channel(_native.AmqpChannel, Replaceable, base.StdChannel):  # type: ignor
         a_global: bool = False,
         argsig: str = "lBb",
     ) -> None:
-        """Limit the number of unacknowledged messages of the channel; 0 for no limit.
+        """Limit the number of unacknowledged messages; 0 for no limit.
 
         Arguments:
             prefetch_size: in bytes; must be 0: RabbitMQ does not have it.
             prefetch_count: in messages.
-            a_global: for callers of py-amqp. The limit is the channel's either way, on brokers and
-                queue types that only know limits of consumers, too.
+            a_global: True: of all consumers of the channel together, also on brokers and queue
+                types that only know limits of consumers. False: of each consumer that is started
+                from now on; those that run with such a limit follow a higher one, but keep what
+                they were started with. Both limits may be set, and both are kept.
         """
         if prefetch_size:
             raise errors.not_implemented(
                 f"prefetch_size must be 0: RabbitMQ has no limit in bytes, got {prefetch_size}",
                 (60, 10),
             )
-        super().basic_qos(0, prefetch_count, False)
+        if a_global:
+            super().basic_qos(0, prefetch_count, True)
+        else:
+            self._limit_each(prefetch_count)
 
     # -- transactions
 

@@ -1,6 +1,7 @@
 //! What a broker may do to us, by a broker that does it.
 
 mod acks;
+mod consuming;
 mod fake;
 mod incidents;
 mod leaving;
@@ -10,7 +11,7 @@ mod pressure;
 mod strange;
 
 use crate::error::ErrorKind;
-use crate::io::task::{PollWaiter, block_on, run, timeout_at};
+use crate::io::task::{PollWaiter, block_on, run};
 use crate::model::{Json, Message};
 use crate::protocol::amqp::encode::{self, Settle};
 use crate::protocol::amqp::{AMQPClass, AMQPFrame, basic, channel, connection, parse_frame};
@@ -201,64 +202,6 @@ fn a_link_lost_before_the_confirm_is_an_error() {
     assert_eq!(error.kind(), ErrorKind::Connection);
     assert!(error.to_string().contains("before the broker confirmed message 0"), "{error}");
     assert!(!channel.is_open());
-    played.join().unwrap();
-}
-
-#[test]
-fn a_window_grows_by_another_registration_and_no_delivery_is_lost() {
-    let (connection, played) = broker(json!({}), |mut fake| {
-        fake.welcome(0);
-        let (_, cancel) = fake.open_channels();
-        let AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) = cancel else {
-            panic!("{cancel:?}")
-        };
-        assert!(cancel.nowait && cancel.consumer_tag.as_str() == "c");
-        // Sent before the broker has read it.
-        deliver(&mut fake, "c", 1, "old");
-        let Some((1, AMQPClass::Basic(basic::AMQPMethod::Qos(qos)))) = fake.method() else {
-            panic!("no qos")
-        };
-        assert_eq!((qos.prefetch_count, qos.global), (8, false));
-        fake.say(1, AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {})));
-        let Some((1, AMQPClass::Basic(basic::AMQPMethod::Consume(consume)))) = fake.method() else {
-            panic!("no consume")
-        };
-        assert!(consume.nowait);
-        let Some((1, AMQPClass::Basic(basic::AMQPMethod::Qos(_)))) = fake.method() else {
-            panic!("nothing to wait for")
-        };
-        fake.say(1, AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {})));
-        deliver(&mut fake, consume.consumer_tag.as_str(), 2, "new");
-        deliver(&mut fake, "stranger", 3, "for nobody");
-        let Some((1, AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)))) = fake.method() else {
-            panic!("who is not known is cancelled")
-        };
-        assert!(cancel.nowait && cancel.consumer_tag.as_str() == "stranger");
-        let frame = fake.frame();
-        let mut expected = Vec::new();
-        encode::settle(1, 3, false, Settle::Requeue, &mut expected);
-        let (_, expected) = parse_frame(&expected[..]).unwrap();
-        assert_eq!(frame, Some(expected), "it goes back");
-        fake.swallow();
-    });
-    run(async {
-        let channel = connection.open_channel().await?;
-        channel.qos(2).await?;
-        channel.consume(consumer("c")).await?;
-        channel.qos(5).await?;
-        for expected in ["old", "new"] {
-            let event = connection.next().await?;
-            assert_eq!(
-                (&*event.delivery.message.body, &*event.consumer_tag),
-                (expected.as_bytes(), "c")
-            );
-        }
-        let soon = Instant::now() + Duration::from_millis(50);
-        assert!(timeout_at(soon, connection.next()).await.is_none());
-        connection.close().await
-    })
-    .unwrap();
-    drop(connection);
     played.join().unwrap();
 }
 
