@@ -1,11 +1,11 @@
 //! Messages of AMQP between the core and Python: they look as py-amqp's do.
 
 use super::message::Origin;
+use super::once::intern;
 use super::{body, names};
 use crate::model::{self, Message, Name};
 use crate::transport::AmqpConnection;
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 

@@ -6,6 +6,7 @@ use super::budget;
 use super::channel::{Channel, prefetch_limit, tag_text};
 use super::enter::{deadline, enter_until};
 use super::message::{Message, Origin};
+use super::once::intern;
 use super::transport::Transport;
 use crate::error::Error;
 use crate::model::Name;
@@ -13,7 +14,6 @@ use crate::transport::{
     Amqp, ConsumeOptions, ExchangeDeclaration, PublishOptions, Returned, Transaction,
 };
 use pyo3::exceptions::{PyTimeoutError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 

@@ -2,8 +2,8 @@
 
 use super::json;
 use super::names;
+use super::once::{get_or_make, intern};
 use crate::model::{BodyEncoding, Json, Message, Name, Properties};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PySet, PyString};
@@ -20,7 +20,7 @@ struct Hooks {
 static HOOKS: PyOnceLock<Hooks> = PyOnceLock::new();
 
 fn hooks(py: Python<'_>) -> PyResult<&Hooks> {
-    HOOKS.get_or_try_init(py, || {
+    get_or_make(py, &HOOKS, || {
         let types = py.import("kombu_rs.utils.json")?;
         let serialization = py.import("kombu_rs.serialization")?;
         let registry = serialization.getattr("registry")?;

@@ -2,7 +2,7 @@
 //!
 //! It is a context variable, so that greenlets and threads have their own.
 
-use pyo3::intern;
+use super::once::{get_or_make, intern};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,14 +34,13 @@ fn now(py: Python<'_>) -> PyResult<f64> {
 
 fn variable(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static VARIABLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    VARIABLE
-        .get_or_try_init(py, || {
-            let variables = py.import("contextvars")?;
-            let made = variables.call_method1("ContextVar", ("kombu_rs.budget",))?;
-            made.call_method1("set", (py.None(),))?;
-            Ok(made.unbind())
-        })
-        .map(|variable| variable.bind(py))
+    let made = get_or_make(py, &VARIABLE, || {
+        let variables = py.import("contextvars")?;
+        let made = variables.call_method1("ContextVar", ("kombu_rs.budget",))?;
+        made.call_method1("set", (py.None(),))?;
+        Ok(made.unbind())
+    })?;
+    Ok(made.bind(py))
 }
 
 /// A time limit that is in force until it is dropped.

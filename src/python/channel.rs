@@ -216,7 +216,7 @@ impl Channel {
     }
 
     pub(super) fn encoding(slf: &Bound<'_, Self>) -> PyResult<BodyEncoding> {
-        let encoding = slf.getattr(pyo3::intern!(slf.py(), "body_encoding"))?;
+        let encoding = slf.getattr(super::once::intern!(slf.py(), "body_encoding"))?;
         if encoding.is_none() {
             return Ok(BodyEncoding::Plain);
         }

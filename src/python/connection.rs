@@ -1,8 +1,8 @@
 //! The native path of `kombu_rs.connection.Connection`: draining events.
 
+use super::once::intern;
 use super::overrides;
 use super::transport::Transport;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 

@@ -2,8 +2,8 @@
 
 use super::channel::Channel;
 use super::message::Message;
+use super::once::intern;
 use pyo3::exceptions::PyException;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 

@@ -1,9 +1,9 @@
 //! The native base of `kombu_rs.utils.scheduling.FairCycle`.
 
+use super::once::intern;
 use crate::io::lock::Mutex;
 use crate::virt;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 

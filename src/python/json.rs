@@ -5,15 +5,16 @@
 //! from the start, which then does it or raises its own exception. Only what a hook raises goes out
 //! directly.
 
+use super::once::intern;
 use crate::codec::json as text;
 use memchr::memmem;
 use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString,
     PyStringData, PyTuple,
 };
-use pyo3::{ffi, intern};
 
 /// Nesting up to here is written natively; beyond it Python's `json` does it, which also finds
 /// structures that contain themselves.

@@ -1,12 +1,12 @@
 //! `kombu_rs.message.Message`: a received message.
 
 use super::channel::Channel;
+use super::once::intern;
 use super::{amqp, body, names, store};
 use crate::io::lock::Mutex;
 use crate::model;
 use pyo3::exceptions::{PyAttributeError, PyBrokenPipeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple, PyType};
 use std::sync::Arc;

@@ -17,6 +17,7 @@ mod logs;
 mod memory;
 mod message;
 mod names;
+mod once;
 mod overrides;
 mod producer;
 mod qos;

@@ -1,6 +1,6 @@
 //! Interned strings that the message path uses as keys.
 
-use pyo3::intern;
+use super::once::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 

@@ -3,11 +3,11 @@
 use super::batch::PublishBatch;
 use super::budget::Budget;
 use super::channel::Channel;
+use super::once::intern;
 use super::{body, overrides};
 use crate::io::lock::Mutex;
 use crate::model::Message;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PySet, PyString, PyTuple};
 

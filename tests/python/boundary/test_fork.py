@@ -225,6 +225,53 @@ def test_forks_on(
     stress(start_script, url, way, 30)
 
 
+def test_a_fork_while_another_thread_reads_its_first_message(start_script: StartScript) -> None:
+    """What is found once is not half found in the child, whose thread that was at it is gone."""
+    script = start_script(
+        """
+import faulthandler
+from kombu_rs import serialization
+
+parent, inside, go_on = os.getpid(), threading.Event(), threading.Event()
+
+def load_entry_points():
+    serialization.registry._entry_points_pending = False
+    if os.getpid() == parent:
+        inside.set()
+        assert go_on.wait(30)
+
+serialization.registry._entry_points_pending = True
+serialization.registry._load_entry_points = load_entry_points
+
+def echo(name):
+    with Connection(url) as connection:
+        queue = Queue(name)(connection.channel())
+        queue.declare()
+        Producer(queue.channel).publish(b'"x"', content_type="application/json",
+                                        content_encoding="utf-8", routing_key=name)
+        return queue.get().payload
+
+read = []
+thread = threading.Thread(target=lambda: read.append(echo("parent")), daemon=True)
+thread.start()
+assert inside.wait(30)
+pid = os.fork()
+if not pid:
+    faulthandler.dump_traceback_later(20, exit=True)
+    os._exit(0 if echo("child") == "x" else 1)
+say("child", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+go_on.set()
+thread.join(30)
+assert read == ["x"], read
+say("done")
+""",
+        "memory://",
+    )
+    assert script.expect("child", timeout=60) == "0"
+    script.expect("done")
+    script.finish()
+
+
 def test_children_leave_an_event_loop_alone(shared_broker: str, start_script: StartScript) -> None:
     """A child that closes its copy of the connection, or merely ends, does not unhook the parent's
     descriptor from the parent's poller."""
