@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from .._typing import Any
 from ..utils.imports import symbol_by_name
 
 __all__ = ("Credentials",)

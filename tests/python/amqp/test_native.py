@@ -184,7 +184,7 @@ def test_exchanges_of_exchanges(channel: Any) -> None:
     assert ready(channel, "end") == 0
     # RabbitMQ 3 ends the connection for it, 4 the channel.
     is_3 = channel.connection.server_properties["version"].startswith("3.")
-    kind = exceptions.CommandInvalid if is_3 else exceptions.PreconditionFailed
+    kind = exceptions.InvalidCommand if is_3 else exceptions.PreconditionFailed
     with pytest.raises(kind, match="unknown exchange type") as raised:
         channel.exchange_declare("odd", "x-unheard-of")
     assert raised.value.reply_code == (503 if is_3 else 406)
