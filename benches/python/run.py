@@ -64,6 +64,7 @@ CASES = {
         "celery-delay",
         "celery-worker",
         "celery-worker-prefetch-4",
+        "celery-worker-defaults",
         "celery-worker-gevent",
         "connections",
     ),

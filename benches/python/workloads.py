@@ -267,9 +267,11 @@ def celery_worker(
     pool: str = "solo",
     concurrency: int = 1,
     rate: int = 1500,
+    *,
+    alone: bool = True,
 ) -> dict[str, float]:
     """A Celery worker and tasks that do nothing, from its first to its last; `rate` of them for
-    each of `seconds`."""
+    each of `seconds`. Alone: without what workers tell each other by default."""
     app = celery_app(kombu, url)
     app.conf.worker_prefetch_multiplier = prefetch
     from celery.worker import state
@@ -292,7 +294,7 @@ def celery_worker(
         nothing.delay("a" * body)
     worker = app.Worker(
         pool=pool, concurrency=concurrency, loglevel="ERROR", quiet=True, hostname="bench@host",
-        without_gossip=True, without_mingle=True,
+        without_gossip=alone, without_mingle=alone,
     )  # fmt: skip
     with suppress(SystemExit):
         worker.start()
@@ -317,6 +319,7 @@ WORKLOADS: dict[str, Callable[[Any, str, int, float], dict[str, float]]] = {
     "celery-delay": celery_delay,
     "celery-worker": celery_worker,
     "celery-worker-prefetch-4": lambda *a: celery_worker(*a, prefetch=4),
+    "celery-worker-defaults": lambda *a: celery_worker(*a, prefetch=4, alone=False),
     # Stock Celery waits 0.1 s for each event there: fewer tasks for it, or it takes minutes.
     "celery-worker-gevent": lambda kombu, *a: celery_worker(
         kombu, *a, prefetch=1, pool="gevent", concurrency=100, rate=GEVENT_RATES[kombu.__name__]
