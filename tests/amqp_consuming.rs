@@ -287,6 +287,30 @@ fn what_waits_beyond_a_lower_limit_is_for_others() {
     .unwrap();
 }
 
+/// Nothing is settled then that could show that it may go on.
+#[test]
+fn a_paused_consumer_goes_on_after_a_recovery() {
+    task::run(async {
+        let connection = connect();
+        let (channel, other) = (connection.open_channel().await?, connect().open_channel().await?);
+        let queue = unique("recovered");
+        declare(&channel, &queue, "{}").await?;
+        fill(&channel, &queue, 0..20).await?;
+        channel.qos(4).await?;
+        consume(&channel, &queue).await?;
+        let first = next(&connection).await?;
+        assert_eq!(numbers(&connection, 3).await?, [1, 2, 3]);
+        channel.qos(3).await?;
+        channel.ack(&first.delivery.claim.tag, false).await?;
+        until_left(&other, &queue, 16).await?;
+        channel.recover().await?;
+        assert_eq!(numbers(&connection, 3).await?, [1, 2, 3]);
+        channel.queue_delete(&queue, false, false).await?;
+        Ok(())
+    })
+    .unwrap();
+}
+
 /// A queue that goes with its last consumer would be gone between two registrations.
 #[test]
 fn an_auto_delete_queue_outlives_a_change_of_the_limit() {
@@ -294,7 +318,8 @@ fn an_auto_delete_queue_outlives_a_change_of_the_limit() {
         let connection = connect();
         let channel = connection.open_channel().await?;
         let queue = unique("auto");
-        let declaration = Queue { name: queue.clone(), auto_delete: true, ..Queue::default() };
+        let declaration =
+            Queue { name: queue.clone(), auto_delete: true, durable: true, ..Queue::default() };
         channel.queue_declare(&declaration, false).await?;
         fill(&channel, &queue, 0..20).await?;
         channel.qos(1).await?;

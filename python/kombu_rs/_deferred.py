@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from _thread import RLock
 from collections.abc import Callable
+from importlib import import_module
 
 from ._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any
+
+
+#: Held while something is imported late. A fork waits for it: the child would wait for ever for a
+#: module that is half imported, by a thread that it does not have.
+importing = RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=importing.acquire,
+        after_in_parent=importing.release,
+        after_in_child=importing.release,
+    )
 
 
 class _Deferred:
@@ -37,6 +51,12 @@ class _Deferred:
     def __repr__(self) -> str:
         return repr(self._got)
 
+    def __eq__(self, other: object) -> bool:
+        return bool(self._got == (other._got if type(other) is _Deferred else other))
+
+    def __hash__(self) -> int:
+        return hash(self._got)
+
     def __reduce__(self) -> Any:
         return self._got.__reduce__()
 
@@ -53,3 +73,13 @@ def deferred(get: Callable[..., Any], *args: Any) -> Any:
     can be replaced there by tests, as where it had been imported.
     """
     return _Deferred(get, *args)
+
+
+def deferred_module(name: str) -> Any:
+    """Return a module that is imported when an attribute of it is first asked for."""
+
+    def get() -> Any:
+        with importing:
+            return import_module(name)
+
+    return deferred(get)

@@ -7,7 +7,8 @@ __all__ = ("register",)
 #: What may stand behind the prefix of an alternate.
 _SCHEMES = (
     *("amqp", "amqps", "pyamqp", "librabbitmq", "memory"),
-    *("redis", "rediss", "sentinel", "rediscluster", "redisclusters"),
+    *("redis", "rediss", "redis+socket", "sentinel", "rediscluster", "redisclusters"),
+    "sqla+sqlite",
 )
 
 

@@ -24,7 +24,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, TypeVar, overload
 else:
-    Any = ClassVar = NoReturn = object
+    Any = NoReturn = object
+
+    class ClassVar:
+        """``ClassVar[T]`` is ``T``, for who evaluates annotations."""
+
+        def __class_getitem__(cls, item):
+            return item
 
     class TypeVar:
         """A name for a type."""
@@ -42,6 +48,7 @@ else:
         def __new__(cls, name, bases, body):
             made = namedtuple(name, body["__annotations__"], module=body["__module__"])
             made.__doc__ = body.get("__doc__")
+            made.__annotations__ = body["__annotations__"]
             return made
 
     #: A base class: what is annotated in the body becomes the fields.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from importlib import import_module
 from itertools import cycle
 from operator import itemgetter
 from time import monotonic
 from types import TracebackType
 
 from . import _native, exceptions
-from ._deferred import deferred
+from ._deferred import deferred, deferred_module
 from ._typing import TYPE_CHECKING, Any
 from .broker_url import _check_url_options, _check_url_transport, _scheme, _seconds, _split_hosts
 from .log import get_logger
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ("Connection", "ConnectionPool", "ChannelPool")
 
 if not TYPE_CHECKING:  # needed when a connection is given up
-    socket = deferred(import_module, "socket")
+    socket = deferred_module("socket")
 
 logger: logging.Logger = deferred(get_logger, "kombu.connection")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 
-from ._deferred import deferred
+from ._deferred import deferred_module
 from ._typing import TYPE_CHECKING, Any
 from .utils.encoding import safe_repr, safe_str
 from .utils.functional import maybe_evaluate
@@ -18,7 +17,7 @@ __all__ = ("LogMixin", "LOG_LEVELS", "get_loglevel", "setup_logging")
 if TYPE_CHECKING:
     import logging
 else:
-    logging = deferred(import_module, "logging")
+    logging = deferred_module("logging")
 
 #: Level by name and name by level.
 LOG_LEVELS: dict[Any, Any] = {

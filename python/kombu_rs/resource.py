@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
-from importlib import import_module
 
 from . import exceptions
-from ._deferred import deferred
+from ._deferred import deferred_module
 from ._typing import TYPE_CHECKING, Any, Generic, TypeVar
 from .utils.compat import register_after_fork
 from .utils.functional import lazy
@@ -14,9 +13,16 @@ from .utils.functional import lazy
 if TYPE_CHECKING:
     import queue
 else:
-    queue = deferred(import_module, "queue")
+    queue = deferred_module("queue")
 
 _T = TypeVar("_T")
+
+
+def __getattr__(name: str) -> Any:
+    # Names of this module, as in Kombu.
+    if name in ("Empty", "LifoQueue"):
+        return getattr(queue, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _after_fork_cleanup_resource(resource: Resource[Any]) -> None:

@@ -24,11 +24,14 @@ logger = deferred(get_logger, "kombu.virtual")
 PATIENCE = 2.0
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
+#: What multiprocessing calls at the end of this process.
+_finalizer: Any = None
 
 
 def remember(channel: Any) -> None:
     """Close ``channel`` at the end of the process, unless it is forgotten before."""
     _open.add(channel)
+    _before_children_are_awaited()
 
 
 def forget(channel: Any) -> None:
@@ -56,20 +59,33 @@ def _give_back(channels: list[Any], end: float) -> None:
             logger.warning("cannot give back what %r has not acknowledged: %r", channel, exc)
 
 
+def _before_children_are_awaited() -> None:
+    # At the end of a program multiprocessing waits for its children before `atexit` comes to us,
+    # and a child may wait for what is given back here. It is not imported for this: that takes
+    # longer than to connect.
+    global _finalizer
+    util = sys.modules.get("multiprocessing.util")
+    if hasattr(util, "Finalize") and not (_finalizer and _finalizer.still_active()):
+        _finalizer = util.Finalize(None, _close_all, exitpriority=1)
+
+
 def _finalize(*_: object) -> None:
-    # Children of multiprocessing end with its finalizers, and without those of `atexit`.
-    sys.modules["multiprocessing.util"].Finalize(None, _close_all, exitpriority=1)
+    _before_children_are_awaited()
 
 
 def _see_to_the_end_of_a_child() -> None:
-    # A child's finalizers are its own, and multiprocessing begins by clearing them. Of the
-    # channels that it inherits only what it has received itself goes back.
+    # Children of multiprocessing end with its finalizers, and without those of `atexit`. A child's
+    # finalizers are its own, and multiprocessing begins by clearing them. Of the channels that it
+    # inherits only what it has received itself goes back.
     util = sys.modules.get("multiprocessing.util")
-    if util is not None:  # it is not imported for this: it takes longer than to connect
+    if hasattr(util, "register_after_fork"):  # another thread may be importing it
         util.register_after_fork(_finalize, _finalize)
 
 
 atexit.register(_close_all)
-if "multiprocessing.util" in sys.modules:  # perhaps a child of its fork server
-    _finalize()
-os.register_at_fork(after_in_child=_see_to_the_end_of_a_child)
+_before_children_are_awaited()
+_see_to_the_end_of_a_child()  # it may be one of the fork server's, which has yet to begin
+os.register_at_fork(
+    after_in_parent=_before_children_are_awaited,
+    after_in_child=_see_to_the_end_of_a_child,
+)

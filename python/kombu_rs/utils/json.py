@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .._deferred import importing
 from .._native import json_dumps as _native_dumps
 from .._native import json_loads as _native_loads
 from .._typing import TYPE_CHECKING, Any, TypeVar
@@ -81,7 +82,7 @@ def _find_encoder(o: Any) -> tuple[str | None, Callable[[Any], Any]] | None:
     if entry is not None:
         return entry
     _register_costly_types()
-    for t, entry in _encoders.items():
+    for t, entry in list(_encoders.items()):  # another thread may register one
         if isinstance(o, t):
             return entry
     return None
@@ -248,12 +249,13 @@ def _register_dates(replace: bool = False) -> None:
     global _dates_registered
     if _dates_registered and not replace:
         return
-    _dates_registered = True
-    from datetime import date, datetime, time
+    with importing:
+        from datetime import date, datetime, time
 
-    _encoders[datetime] = ("datetime", datetime.isoformat)
-    _encoders[date] = ("date", date.isoformat)
-    _encoders[time] = ("time", time.isoformat)
+        for t, marker in ((datetime, "datetime"), (date, "date"), (time, "time")):
+            if replace or not _dates_registered:
+                _encoders[t] = (marker, t.isoformat)
+        _dates_registered = True
 
 
 _costly_types_registered = False
@@ -268,19 +270,20 @@ def _register_costly_types(replace: bool = False) -> None:
     global _costly_types_registered
     if _costly_types_registered and not replace:
         return
-    _costly_types_registered = True
-    _register_dates(replace)
-    from decimal import Decimal
-    from uuid import UUID
+    with importing:
+        _register_dates(replace)
+        from decimal import Decimal
+        from uuid import UUID
 
-    for t, marker, encoder, decoder in (
-        (Decimal, "decimal", str, Decimal),
-        (UUID, "uuid", lambda o: {"hex": o.hex}, lambda o: UUID(**o)),
-    ):
-        if replace or t not in _encoders:
-            _encoders[t] = (marker, encoder)
-        if replace or marker not in _decoders:
-            _decoders[marker] = decoder
+        for t, marker, encoder, decoder in (
+            (Decimal, "decimal", str, Decimal),
+            (UUID, "uuid", lambda o: {"hex": o.hex}, lambda o: UUID(**o)),
+        ):
+            if replace or t not in _encoders:
+                _encoders[t] = (marker, encoder)
+            if replace or marker not in _decoders:
+                _decoders[marker] = decoder
+        _costly_types_registered = True
 
 
 _register_decoders()

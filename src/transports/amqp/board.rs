@@ -132,7 +132,7 @@ impl Board {
 
     /// A channel has ended. What it had for consumers without acknowledgements is nowhere else any more:
     /// it is handed out all the same.
-    fn end(&self, state: &ChannelState, how: End) {
+    pub(super) fn end(&self, state: &ChannelState, how: End) {
         self.left.lock().extend(state.end(how));
     }
 

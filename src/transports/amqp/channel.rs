@@ -7,7 +7,7 @@ use super::getting::Waiting;
 use super::publish;
 use super::session::Session;
 use super::stale::Stale;
-use super::state::{ChannelState, End};
+use super::state::{ChannelState, End, ToSettle};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::generation::PerProcess;
 use crate::io::lock::Mutex;
@@ -73,11 +73,23 @@ impl Open {
         answer.await.map(drop)
     }
 
+    /// Gives back what `take` takes out of the channel; whether the kernel has taken all. In one step: an
+    /// acknowledgement with `multiple` in between would be for it, too.
+    fn give_back<T>(&self, take: impl FnOnce(&ChannelState) -> (T, ToSettle)) -> (T, Result<bool>) {
+        let _in_order = self.state.in_order.lock();
+        let (taken, back) = take(&self.state);
+        let frames = back.encode(self.state.number, Settle::Requeue);
+        let sent = match frames.is_empty() {
+            true => Ok(true),
+            false => self.session.post(&self.state, "to give messages back", &frames),
+        };
+        (taken, sent)
+    }
+
     /// Drops a consumer, and gives back what has come for it.
     fn forget(&self, tag: &str) {
-        let frames = self.state.remove(tag).encode(self.state.number, Settle::Requeue);
         // Closed or lost: then the broker has them again.
-        let _ = self.session.post(&self.state, "to give messages back", &frames);
+        let _ = self.give_back(|state| ((), state.remove(tag)));
     }
 
     /// Other limits hold from now on.
@@ -149,7 +161,7 @@ impl Channel {
         if let Some(open) = self.last() {
             if !open.session.is_alive() {
                 open.session.board.lose();
-                open.state.end(End::Lost); // where it was not known there yet
+                open.session.board.end(&open.state, End::Lost); // where it was not known there yet
             }
             return match open.state.ended() {
                 None => Ok(open),
@@ -485,9 +497,10 @@ impl transport::Channel for Channel {
 
     async fn cancel(&self, consumer_tag: &str) -> Result<()> {
         let Some(open) = self.end_consumer(consumer_tag).await? else { return Ok(()) };
-        let unseen = open.state.remove(consumer_tag);
-        let frames = unseen.encode(open.state.number, Settle::Requeue);
-        open.session.send(&open.state, "to give messages back", &frames).await
+        match open.give_back(|state| ((), state.remove(consumer_tag))).1? {
+            true => Ok(()),
+            false => open.session.flush().await,
+        }
     }
 
     async fn get(&self, queue: &Name, no_ack: bool) -> Result<Option<Delivery>> {
@@ -531,7 +544,10 @@ impl transport::Channel for Channel {
         let open = self.here().await?;
         open.state.recover();
         let recover = basic::AMQPMethod::Recover(basic::Recover { requeue: true });
-        open.call("basic.recover", AMQPClass::Basic(recover)).await.map(drop)
+        open.call("basic.recover", AMQPClass::Basic(recover)).await?;
+        // Nothing will be settled that could show that a paused consumer may go on.
+        open.session.fit_windows(&open.state);
+        Ok(())
     }
 
     /// The broker gives back by itself what nobody settles.
@@ -637,10 +653,11 @@ impl Amqp for Channel {
 
     async fn cancel_with(&self, consumer_tag: &str) -> Result<Vec<transport::Event>> {
         let Some(open) = self.end_consumer(consumer_tag).await? else { return Ok(Vec::new()) };
-        let (events, back) = open.state.take_over(consumer_tag);
-        let frames = back.encode(open.state.number, Settle::Requeue);
+        let (events, sent) = open.give_back(|state| state.take_over(consumer_tag));
         // Lost meanwhile: then the broker has all of them again.
-        let _ = open.session.send(&open.state, "to give messages back", &frames).await;
+        if matches!(sent, Ok(false)) {
+            let _ = open.session.flush().await;
+        }
         Ok(events)
     }
 

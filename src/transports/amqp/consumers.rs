@@ -45,12 +45,19 @@ pub(super) enum Place {
 }
 
 /// What is known of a queue; the default of one that was not declared here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
     pub(super) place: Place,
     pub(super) unused: Unused,
     /// A quorum queue: what is given back loses its place and counts as a delivery.
     pub(super) quorum: bool,
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        // It may be a quorum queue: nothing is given back that would be dropped after some times.
+        Self { place: Place::Any, unused: Unused::Unknown, quorum: true }
+    }
 }
 
 /// What becomes of a queue when nobody consumes.
@@ -109,6 +116,8 @@ pub(super) struct Consumer {
     pub(super) seen: usize,
     /// The limit that the current registration was made for, 0 for none.
     pub(super) fitted: u32,
+    /// The lowest limit that it had, 0 for none.
+    pub(super) least: u32,
     pub(super) place: Place,
     pub(super) unused: Unused,
     pub(super) quorum: bool,
@@ -162,6 +171,7 @@ impl Consumer {
             counted: 0,
             seen: 0,
             fitted: limit,
+            least: limit,
             place,
             unused: kind.unused,
             quorum: kind.quorum,
@@ -305,6 +315,10 @@ impl Consumer {
                 self.options.queue
             )));
         }
+        if !self.options.no_ack {
+            // Or it could not be registered anew.
+            name("a consumer tag with the number of its registration", &self.tag(u32::MAX))?;
+        }
         let mut methods = Vec::new();
         for registration in std::iter::once(&self.current).chain(&self.in_line) {
             methods.push(self.qos_of(*registration));
@@ -360,7 +374,7 @@ impl Consumer {
 }
 
 /// The lower of two limits, of which 0 is none.
-fn lower(one: u32, other: u32) -> u32 {
+pub(super) fn lower(one: u32, other: u32) -> u32 {
     match (one, other) {
         (0, limit) | (limit, 0) => limit,
         (one, other) => one.min(other),

@@ -14,11 +14,13 @@
 //! one has, which is held twice until that is settled, too. And where a consumer has to stay registered
 //! its window is not 0, so one message may wait while a lowered limit is used up.
 
-use super::consumers::{Consumer, Place, Registration, UNLIMITED, Unused, WIDEST};
+use super::consumers::{Consumer, Place, Registration, UNLIMITED, Unused, WIDEST, lower};
 use crate::error::Result;
 use crate::protocol::amqp::encode::{self, Settle};
 
-/// What part of a limit may lie idle before the window is made wider without a higher limit.
+/// What part of the lowest limit that a consumer had may lie idle before its window is made wider without
+/// a higher limit. Of the lowest: what a limit was raised by is mostly held by tasks that wait for their
+/// time, and all that is left to work with may be less than a part of the whole.
 const IDLE_PART: usize = 8;
 
 /// What a consumer may be given now.
@@ -51,6 +53,7 @@ impl Consumer {
         base: u64,
         credit: Credit,
     ) -> Result<Option<Refit>> {
+        self.least = lower(self.least, credit.limit);
         let too_wide = self.is_too_wide(credit);
         let back = match too_wide && !self.quorum {
             true => self.give_back(credit.room),
@@ -203,7 +206,7 @@ impl Consumer {
     }
 
     fn limited(&self, credit: Credit) -> Option<usize> {
-        let limit = credit.limit as usize;
+        let (limit, least) = (credit.limit as usize, lower(self.least, credit.limit) as usize);
         let (free, earlier) = (self.free(credit), self.earlier());
         let raised = self.fitted != 0 && credit.limit > self.fitted;
         if raised && self.has_priority() && self.width().saturating_add(earlier) < limit {
@@ -214,7 +217,7 @@ impl Consumer {
         match starves && free > 0 {
             false => None,
             true if raised => Some(free),
-            true if free >= limit.div_ceil(IDLE_PART) => Some(limit - earlier),
+            true if free >= least.div_ceil(IDLE_PART) => Some(limit - earlier),
             true => None,
         }
     }

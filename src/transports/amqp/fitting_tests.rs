@@ -232,7 +232,7 @@ fn all_of_the_limit_is_used_again_and_then_it_stays() {
     for (from, to) in [(1, 2), (3, 4), (4, 30), (16, 17), (100, 120)] {
         let mut work = Work::begin(from);
         work.set(to);
-        for _ in 0..3 * to {
+        for _ in 0..5 * to {
             work.settle(0);
         }
         let frames = work.frames;
@@ -247,6 +247,26 @@ fn all_of_the_limit_is_used_again_and_then_it_stays() {
         );
         assert!(work.beyond < to as usize, "{} beyond {to}", work.beyond);
         assert!(work.one.outstanding <= to as usize, "the transition is over");
+    }
+}
+
+/// What is left to work with beside the tasks that wait for their time is used, however little it is.
+#[test]
+fn other_tasks_go_on_beside_those_with_an_eta() {
+    for (limit, waiting) in [(1, 12), (4, 50), (32, 1000)] {
+        let mut work = Work::begin(limit);
+        for more in 1..=waiting {
+            work.set(limit + more);
+        }
+        for _ in 0..3 * waiting {
+            // One whose time has come is done, and another task; then one with an ETA comes.
+            work.set(limit + waiting - 1);
+            work.settle(0);
+            work.settle(work.has.len() - 1);
+            work.set(limit + waiting);
+            let working = work.has.len() - waiting as usize;
+            assert!(working + limit as usize / 8 >= limit as usize, "{working} of {limit}");
+        }
     }
 }
 

@@ -115,7 +115,8 @@ impl Shared {
                 }
             });
             if let Some(error) = lost.await {
-                return Err(session.lost(error));
+                let error = session.lost(error); // now what it has brought is there to be taken
+                return self.take().map_or(Err(error), Ok);
             }
         }
     }
@@ -137,16 +138,17 @@ impl Shared {
         if heard {
             self.ring(); // another thread's news, and nobody has left a waker for the next ones
         }
+        let lost = match polled {
+            Poll::Pending => None,
+            Poll::Ready(error) => Some(session.lost(error)),
+        };
         if session.board.has_left() {
             return Ok(()); // it is handed out before anybody is told why there is no more
         }
         if let Some(incident) = session.board.incident() {
             return Err(incident);
         }
-        match polled {
-            Poll::Pending => Ok(()),
-            Poll::Ready(error) => Err(session.lost(error)),
-        }
+        lost.map_or(Ok(()), Err)
     }
 
     /// What an event loop watches.

@@ -184,7 +184,11 @@ impl ChannelState {
             return Delivered::ToNobody;
         };
         let credit = inner.credit(&inner.consumers[at]);
+        let recovering = inner.recovering;
         let consumer = &mut inner.consumers[at];
+        if recovering && !consumer.options.no_ack {
+            return Delivered::Kept; // it comes again, and cannot be settled
+        }
         if consumer.is_too_late(registration, credit) {
             return Delivered::TooLate;
         }
@@ -306,6 +310,9 @@ impl ChannelState {
     pub(super) fn refit(&self) -> Vec<Refit> {
         let mut inner = self.inner.lock();
         let mut all = Vec::new();
+        if inner.recovering {
+            return all; // what is here cannot be given back; it is done afterwards
+        }
         for at in 0..inner.consumers.len() {
             let credit = inner.credit(&inner.consumers[at]);
             // What was registered before can be encoded.

@@ -140,11 +140,15 @@ impl Incoming {
                 let reason = Reason { code: close.reply_code, text, method };
                 let ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
                 self.answer(number, AMQPClass::Channel(ok));
-                if let Some(state) = state.filter(|state| !state.is_waited_for()) {
+                let untold = state.filter(|state| !state.is_waited_for()).map(|state| {
                     let what = "what was sent without waiting for an answer";
-                    self.board.tell(Some(state.id), reason.refused(what));
-                }
+                    (state.id, reason.refused(what))
+                });
+                // First: who is told finds it closed, and what it has left.
                 self.board.remove(number, End::Refused(reason));
+                if let Some((id, error)) = untold {
+                    self.board.tell(Some(id), error);
+                }
             }
             AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)) => {
                 self.board.remove(number, End::Closed);

@@ -6,7 +6,6 @@ from inspect import signature
 from pathlib import Path
 
 import amqp
-import pytest
 from amqp.transport import SSLTransport
 
 from kombu_rs import Connection
@@ -27,16 +26,9 @@ def test_the_options_of_py_amqp_are_documented():
     assert sorted(name for name in names if f"`{name}`" not in page) == []
 
 
-def test_the_memory_transport_takes_those_of_others_and_no_unknown_ones():
+def test_the_memory_transport_takes_any():
     """Programs pass what is meant for their real broker in tests."""
-    names = {*signature(amqp.Connection.__init__).parameters, *Channel.from_transport_options}
-    names -= {"self", "kwargs", "host", "userid", "password", "virtual_host"}
-    names -= {name for name in names if name.startswith("on_")}  # functions
-    names -= {"frame_handler", "frame_writer"}  # errors with AMQP, too
-    with Connection("memory://", transport_options=dict.fromkeys(names, 1)) as connection:
+    options = {"visibility_timeout": 1, "client-config": {}, "of_a_plugin": 1}
+    with Connection("memory://", transport_options=options) as connection:
         connection.connect()
-    with (
-        Connection("memory://", transport_options={"visibility_timout": 1}) as connection,
-        pytest.raises(ValueError, match='no option "visibility_timout"'),
-    ):
-        connection.connect()
+        assert connection.connected

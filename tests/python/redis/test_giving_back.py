@@ -95,8 +95,9 @@ def test_a_child_gives_back_what_it_has_taken(redis_server, fill, places, how):
 
 
 @pytest.mark.parametrize("how", ["spawn", "forkserver"])
+@pytest.mark.parametrize("connects", ["", "Connection('memory://').connect()"])
 def test_a_child_that_imports_anew_gives_back_what_it_has_taken(
-    redis_server, fill, places, tmp_path, how
+    redis_server, fill, places, tmp_path, how, connects
 ):
     fill(2)
     program = tmp_path / "program.py"
@@ -104,6 +105,7 @@ def test_a_child_that_imports_anew_gives_back_what_it_has_taken(
         textwrap.dedent(f"""
         import multiprocessing
         from kombu_rs import Connection, Queue
+        {connects}
 
         def child():
             assert Queue("q", channel=Connection({redis_server.url()!r}).channel()).get()
@@ -116,6 +118,36 @@ def test_a_child_that_imports_anew_gives_back_what_it_has_taken(
         """)
     )
     subprocess.run([sys.executable, program], timeout=60, check=True)
+    assert places() == (2, 0)
+
+
+def test_what_a_program_has_goes_back_before_its_children_are_awaited(redis_server, fill, places):
+    """Whatever was imported first: a child may wait for just that."""
+    fill(2)
+    program = f"""
+    from kombu_rs import Connection, Queue
+    queue = Queue("q", channel=Connection({redis_server.url()!r}).channel())
+    assert queue.get()
+    import multiprocessing, time
+
+    def child():
+        end = time.monotonic() + 20
+        other = Connection({redis_server.url()!r}).default_channel.client
+        while other.llen("q") < 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        print("seen", flush=True)
+
+    multiprocessing.get_context("fork").Process(target=child).start()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        timeout=60,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.stdout == "seen\n"
     assert places() == (2, 0)
 
 

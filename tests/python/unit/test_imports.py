@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 
+import kombu_rs.common
 import kombu_rs.connection
 import kombu_rs.log
 from kombu_rs._deferred import deferred
@@ -140,3 +141,84 @@ def test_what_is_both_date_and_time_stays_so_beside_other_dates():
         " (Moment(2026, 1, 31), datetime.date(2026, 1, 31))]))\n"
     )
     assert json.loads(run(program)) == ["datetime", "day"]
+
+
+def test_late_types_are_registered_for_all_threads():
+    """Who is not the first to write such a value waits for the first, a forked child as well."""
+    run(
+        """if True:
+        import os, sys, threading
+        sys.setswitchinterval(1e-5)
+        from kombu_rs.utils.json import dumps
+        errors, start = [], threading.Barrier(4)
+        def write():
+            import uuid
+            start.wait()
+            try:
+                dumps(uuid.UUID(int=1))
+            except BaseException as error:
+                errors.append(error)
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors, errors
+        """
+    )
+
+
+def test_a_fork_waits_for_what_is_imported_late():
+    run(
+        """if True:
+        import faulthandler, os, threading, importlib.abc, sys
+        from kombu_rs.utils import json
+        inside, go_on = threading.Event(), threading.Event()
+        class Slow(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name == "uuid":
+                    inside.set()
+                    go_on.wait(20)
+        sys.meta_path.insert(0, Slow())
+        thread = threading.Thread(target=json._register_costly_types)
+        thread.start()
+        assert inside.wait(20)
+        threading.Timer(0.2, go_on.set).start()
+        pid = os.fork()
+        if not pid:
+            faulthandler.dump_traceback_later(20, exit=True)
+            import uuid
+            json.dumps(uuid.UUID(int=1))
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        thread.join()
+        """
+    )
+
+
+def test_annotations_of_classes_can_be_evaluated():
+    run(
+        """if True:
+        import typing
+        from kombu_rs.entity import Exchange
+        from kombu_rs.transport.virtual.base import Channel
+        from kombu_rs.utils.url import urlparts
+        assert typing.get_type_hints(urlparts)
+        for cls in (Exchange, Channel):
+            try:
+                typing.get_type_hints(cls)
+            except NameError:  # of a name for type checkers alone, as in Kombu
+                pass
+        """
+    )
+
+
+def test_a_logger_equals_the_one_of_its_name():
+    assert kombu_rs.common.logger == logging.getLogger("kombu.common")
+    assert hash(kombu_rs.common.logger) == hash(logging.getLogger("kombu.common"))
+
+
+def test_pools_still_name_what_they_are_made_of():
+    from kombu_rs.resource import Empty, LifoQueue
+
+    assert (Empty.__module__, LifoQueue.__module__) == ("_queue", "queue")

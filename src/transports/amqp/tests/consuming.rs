@@ -1,14 +1,15 @@
 //! Windows, and what happens to messages that have come when their consumer ends.
 
-use super::fake::{Fake, answer_to, broker};
+use super::fake::{Fake, answer_to, broker, of_connection};
 use super::{consumer, deliver, delivery};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::task::{run, timeout_at};
+use crate::model::Queue;
 use crate::protocol::amqp::encode::{self, Settle};
-use crate::protocol::amqp::{AMQPClass, AMQPFrame, basic, channel, parse_frame};
+use crate::protocol::amqp::{AMQPClass, AMQPFrame, basic, channel, connection, parse_frame, queue};
 use crate::transport::{Channel, Connection, ConsumeOptions, Transaction};
 use serde_json::json;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 fn without_acks(tag: &str) -> ConsumeOptions {
@@ -52,7 +53,12 @@ fn serve(fake: &mut Fake, consumers: usize) {
     while begun < consumers {
         let (number, class) = fake.method().expect("a method");
         begun += usize::from(matches!(class, AMQPClass::Basic(basic::AMQPMethod::Consume(_))));
-        fake.say(number, answer_to(&class).expect("a simple one"));
+        let declared = queue::DeclareOk { queue: "q".into(), message_count: 0, consumer_count: 0 };
+        let answer = match class {
+            AMQPClass::Queue(_) => AMQPClass::Queue(queue::AMQPMethod::DeclareOk(declared)),
+            other => answer_to(&other).expect("a simple one"),
+        };
+        fake.say(number, answer);
     }
 }
 
@@ -105,21 +111,36 @@ fn a_window_grows_by_another_registration_when_it_is_full() {
     played.join().unwrap();
 }
 
+/// To a queue that may be a quorum queue nothing goes back: it would count as a delivery.
 #[test]
 fn what_waits_beyond_a_lower_limit_goes_back_after_its_window_is_closed() {
-    let (connection, played) = broker(json!({}), |mut fake| {
+    for is_declared in [true, false] {
+        what_waits_beyond_a_lower_limit(is_declared);
+    }
+}
+
+fn what_waits_beyond_a_lower_limit(is_declared: bool) {
+    let (connection, played) = broker(json!({}), move |mut fake| {
         serve(&mut fake, 1);
         for tag in 1..4 {
             deliver(&mut fake, "c", tag, &tag.to_string());
         }
         assert_eq!(cancels(&mut fake), "c");
-        gives_back(&mut fake, 2);
-        gives_back(&mut fake, 3);
-        assert_eq!(registers(&mut fake), (1, "c~kombu-2".to_owned()));
+        if is_declared {
+            gives_back(&mut fake, 2);
+            gives_back(&mut fake, 3);
+        } else {
+            // It might be gone without a consumer, too.
+            assert_eq!(registers(&mut fake), (1, "c~kombu-2".to_owned()));
+        }
         fake.swallow();
     });
     run(async {
         let channel = connection.open_channel().await?;
+        if is_declared {
+            let queue = Queue { name: "q".into(), durable: true, ..Queue::default() };
+            channel.queue_declare(&queue, false).await?;
+        }
         channel.qos(3).await?;
         channel.consume(consumer("c")).await?;
         assert_eq!(next(&connection).await?, "1");
@@ -232,8 +253,10 @@ fn what_the_limit_does_not_allow_goes_back_when_a_consumer_is_cancelled() {
 /// A channel with a consumer without acknowledgements and one with them, whose link has ended when it is
 /// known to have brought three messages for the first and one for the second.
 fn lost() -> (Arc<dyn Connection>, Arc<dyn Channel>) {
-    let (connection, played) = broker(json!({}), |mut fake| {
+    let (go, gone) = mpsc::channel();
+    let (connection, played) = broker(json!({}), move |mut fake| {
         serve(&mut fake, 2);
+        gone.recv().unwrap();
         let all = (1..4).map(|tag| delivery(1, "c", tag, &tag.to_string()));
         fake.write(&all.chain([delivery(1, "d", 4, "4")]).collect::<Vec<_>>().concat());
     });
@@ -244,6 +267,7 @@ fn lost() -> (Arc<dyn Connection>, Arc<dyn Channel>) {
         Ok::<_, Error>(channel)
     })
     .unwrap();
+    go.send(()).unwrap();
     played.join().unwrap();
     let error = run(channel.queue_purge(&"q".into())).expect_err("the link is lost");
     assert_eq!(error.kind(), ErrorKind::Connection);
@@ -263,6 +287,63 @@ fn what_a_lost_link_has_brought_without_acknowledgements_is_handed_out_first() {
     })
     .unwrap();
     assert!(!channel.is_open());
+}
+
+/// As a broker that is shut down does it: the last messages and the end come together.
+#[test]
+fn what_comes_together_with_the_end_of_the_link_is_handed_out_first() {
+    for by_an_event_loop in [false, true] {
+        let (go, gone) = mpsc::channel();
+        let (connection, played) = broker(json!({}), move |mut fake| {
+            serve(&mut fake, 1);
+            let mut all: Vec<u8> =
+                (1..4).flat_map(|n| delivery(1, "c", n, &n.to_string())).collect();
+            let text = "CONNECTION_FORCED - the node is stopped".into();
+            let close =
+                connection::Close { reply_code: 320, reply_text: text, ..Default::default() };
+            let close = of_connection(connection::AMQPMethod::Close(close));
+            encode::method(0, close, &mut all).unwrap();
+            gone.recv().unwrap();
+            fake.write(&all);
+            fake.swallow();
+        });
+        let channel = run(connection.open_channel()).unwrap();
+        run(channel.consume(without_acks("c"))).unwrap();
+        go.send(()).unwrap();
+        let end = Instant::now() + super::LIMIT;
+        while by_an_event_loop && connection.is_connected() {
+            connection.drive().expect("what has come is handed out first");
+            assert!(Instant::now() < end, "the end of the link was never seen");
+        }
+        run(async {
+            for expected in ["1", "2", "3"] {
+                assert_eq!(next(&connection).await?, expected);
+            }
+            let error = next(&connection).await.expect_err("the link has ended");
+            assert!(error.to_string().contains("CONNECTION_FORCED"), "{error}");
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+        drop((channel, connection));
+        played.join().unwrap();
+    }
+}
+
+#[test]
+fn a_tag_too_long_to_be_registered_again_is_refused() {
+    let (connection, played) = broker(json!({}), |mut fake| {
+        serve(&mut fake, 0);
+        fake.open_channels();
+    });
+    let tag = "t".repeat(250);
+    let refused = run(async {
+        let channel = connection.open_channel().await?;
+        channel.consume(consumer(&tag)).await
+    });
+    let error = refused.expect_err("the tag is too long");
+    assert!(error.to_string().contains("a consumer tag"), "{error}");
+    drop(connection);
+    played.join().unwrap();
 }
 
 #[test]
@@ -285,7 +366,8 @@ fn nothing_is_handed_out_of_a_connection_that_was_closed_by_us() {
 
 #[test]
 fn a_channel_that_the_broker_closes_leaves_what_nobody_else_has() {
-    let (connection, played) = broker(json!({}), |mut fake| {
+    let (go, gone) = mpsc::channel();
+    let (connection, played) = broker(json!({}), move |mut fake| {
         serve(&mut fake, 2);
         let close = channel::Close {
             reply_code: 404,
@@ -296,6 +378,7 @@ fn a_channel_that_the_broker_closes_leaves_what_nobody_else_has() {
         let mut bytes = [delivery(1, "c", 1, "1"), delivery(1, "d", 2, "2")].concat();
         let close = AMQPClass::Channel(channel::AMQPMethod::Close(close));
         encode::method(1, close, &mut bytes).unwrap();
+        gone.recv().unwrap();
         fake.write(&bytes);
         fake.swallow();
     });
@@ -303,6 +386,7 @@ fn a_channel_that_the_broker_closes_leaves_what_nobody_else_has() {
         let channel = connection.open_channel().await?;
         channel.consume(without_acks("c")).await?;
         channel.consume(consumer("d")).await?;
+        go.send(()).unwrap();
         while channel.is_open() {
             let _ = connection.drive();
         }
