@@ -116,7 +116,7 @@ impl Shared {
             });
             if let Some(error) = lost.await {
                 let error = session.lost(error); // now what it has brought is there to be taken
-                return self.take().map_or(Err(error), Ok);
+                return self.take().ok_or(error);
             }
         }
     }
