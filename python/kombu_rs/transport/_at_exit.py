@@ -64,7 +64,7 @@ def _before_children_are_awaited() -> None:
     # and a child may wait for what is given back here. It is not imported for this: that takes
     # longer than to connect.
     global _finalizer
-    util = sys.modules.get("multiprocessing.util")
+    util: Any = sys.modules.get("multiprocessing.util")
     if hasattr(util, "Finalize") and not (_finalizer and _finalizer.still_active()):
         _finalizer = util.Finalize(None, _close_all, exitpriority=1)
 
@@ -77,7 +77,7 @@ def _see_to_the_end_of_a_child() -> None:
     # Children of multiprocessing end with its finalizers, and without those of `atexit`. A child's
     # finalizers are its own, and multiprocessing begins by clearing them. Of the channels that it
     # inherits only what it has received itself goes back.
-    util = sys.modules.get("multiprocessing.util")
+    util: Any = sys.modules.get("multiprocessing.util")
     if hasattr(util, "register_after_fork"):  # another thread may be importing it
         util.register_after_fork(_finalize, _finalize)
 
