@@ -284,7 +284,8 @@ def test_register_in_an_installed_kombu(tmp_path):
     assert status == 0, err
     alternates = (
         *("amqp", "amqps", "librabbitmq", "memory", "pyamqp"),
-        *("redis", "rediscluster", "redisclusters", "rediss", "sentinel"),
+        *("redis", "redis+socket", "rediscluster", "redisclusters", "rediss"),
+        *("sentinel", "sqla+sqlite"),
     )
     transports = {
         "": "kombu_rs.transport:Transport",
