@@ -79,11 +79,7 @@ impl Open {
         let _in_order = self.state.in_order.lock();
         let (taken, back) = take(&self.state);
         let frames = back.encode(self.state.number, Settle::Requeue);
-        let sent = match frames.is_empty() {
-            true => Ok(true),
-            false => self.session.post(&self.state, "to give messages back", &frames),
-        };
-        (taken, sent)
+        (taken, self.session.post(&self.state, "to give messages back", &frames))
     }
 
     /// Drops a consumer, and gives back what has come for it.
@@ -247,10 +243,7 @@ impl Channel {
                 open.session.fit_in_order(&open.state, &in_order);
             }
             let frames = settled.encode(open.state.number, how);
-            let sent = match frames.is_empty() {
-                true => Ok(true),
-                false => open.session.post(&open.state, SETTLING, &frames),
-            };
+            let sent = open.session.post(&open.state, SETTLING, &frames);
             (settled, sent)
         };
         if settled.tags.is_empty() {

@@ -141,18 +141,21 @@ impl Session {
     /// # Errors
     /// As [`Session::post`].
     pub(super) async fn send(&self, state: &ChannelState, what: &str, data: &[u8]) -> Result<()> {
-        if data.is_empty() || self.post(state, what, data)? {
-            return Ok(());
+        match self.post(state, what, data)? {
+            true => Ok(()),
+            false => self.flush().await,
         }
-        self.flush().await
     }
 
     /// Hands frames of a channel to the kernel as far as it takes them; whether it has taken all. What
-    /// is sent on a channel that is closed would end the whole connection.
+    /// is sent on a channel that is closed would end the whole connection. Nothing can always be sent.
     ///
     /// # Errors
     /// `Connection`; the channel's end.
     pub(super) fn post(&self, state: &ChannelState, what: &str, data: &[u8]) -> Result<bool> {
+        if data.is_empty() {
+            return Ok(true);
+        }
         let sent =
             self.link.post_if(data, || state.may_send()).map_err(|error| self.lost(error))?;
         sent.ok_or_else(|| self.over(state, what))
