@@ -156,9 +156,8 @@ class Runner:
             self.redis.command("FLUSHALL")
             yield self.redis.url()
         elif broker == "rabbitmq" and self.rabbitmq:
-            vhost = self.rabbitmq.new_vhost()
-            yield self.rabbitmq.url(vhost)
-            self.rabbitmq.delete_vhost(vhost)
+            with self.rabbitmq.vhost() as vhost:
+                yield self.rabbitmq.url(vhost)
         elif broker == "sqlite":
             with tempfile.TemporaryDirectory(prefix="kombu-rs-bench-") as folder:
                 yield f"sqla+sqlite:///{folder}/broker.sqlite"

@@ -11,7 +11,7 @@ import pytest
 from .certificates import Authority
 from .process import temporary_folder
 from .proxy import FaultProxy
-from .rabbitmq import RabbitMQServer
+from .rabbitmq import RabbitMQServer, rabbitmq_of_tomorrow
 from .redis import RedisServer
 from .redis_cluster import RedisCluster
 
@@ -70,15 +70,28 @@ def rabbitmq_server(authority: Authority) -> Iterator[RabbitMQServer]:
 @pytest.fixture
 def rabbitmq_vhost(rabbitmq_server: RabbitMQServer) -> Iterator[str]:
     """An empty virtual host of the shared node, gone with its connections after the test."""
-    name = rabbitmq_server.new_vhost()
-    yield name
-    rabbitmq_server.delete_vhost(name)
+    with rabbitmq_server.vhost() as name:
+        yield name
 
 
 @pytest.fixture
 def rabbitmq_url(rabbitmq_server: RabbitMQServer, rabbitmq_vhost: str) -> str:
     """The URL of an empty virtual host of the shared node."""
     return rabbitmq_server.url(rabbitmq_vhost)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_4_server() -> Iterator[RabbitMQServer]:
+    """The node of RabbitMQ 4 that tests share, without what it calls deprecated; do not stop it."""
+    with rabbitmq_of_tomorrow() as server:
+        yield server
+
+
+@pytest.fixture
+def rabbitmq_4_url(rabbitmq_4_server: RabbitMQServer) -> Iterator[str]:
+    """The URL of an empty virtual host of that node, gone with its connections after the test."""
+    with rabbitmq_4_server.vhost() as name:
+        yield rabbitmq_4_server.url(name)
 
 
 @pytest.fixture

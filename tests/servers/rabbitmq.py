@@ -11,7 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -125,6 +125,15 @@ class RabbitMQServer(Process):
     def delete_vhost(self, name: str) -> None:
         """Removes a virtual host with all that is in it; its connections are closed."""
         self.api("DELETE", f"vhosts/{name}")
+
+    @contextlib.contextmanager
+    def vhost(self) -> Iterator[str]:
+        """An empty virtual host, by its name; it is removed afterwards."""
+        name = self.new_vhost()
+        try:
+            yield name
+        finally:
+            self.delete_vhost(name)
 
     def drop_clients(self, vhost: str) -> None:
         """Closes every connection to a virtual host from the node's side, as an operator does.

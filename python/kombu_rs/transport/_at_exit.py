@@ -59,7 +59,7 @@ def _give_back(channels: list[Any], end: float) -> None:
             logger.warning("cannot give back what %r has not acknowledged: %r", channel, exc)
 
 
-def _before_children_are_awaited() -> None:
+def _before_children_are_awaited(*_: object) -> None:
     # At the end of a program multiprocessing waits for its children before `atexit` comes to us,
     # and a child may wait for what is given back here. It is not imported for this: that takes
     # longer than to connect.
@@ -69,17 +69,13 @@ def _before_children_are_awaited() -> None:
         _finalizer = util.Finalize(None, _close_all, exitpriority=1)
 
 
-def _finalize(*_: object) -> None:
-    _before_children_are_awaited()
-
-
 def _see_to_the_end_of_a_child() -> None:
     # Children of multiprocessing end with its finalizers, and without those of `atexit`. A child's
     # finalizers are its own, and multiprocessing begins by clearing them. Of the channels that it
     # inherits only what it has received itself goes back.
     util: Any = sys.modules.get("multiprocessing.util")
     if hasattr(util, "register_after_fork"):  # another thread may be importing it
-        util.register_after_fork(_finalize, _finalize)
+        util.register_after_fork(_before_children_are_awaited, _before_children_are_awaited)
 
 
 atexit.register(_close_all)

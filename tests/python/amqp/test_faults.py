@@ -40,9 +40,8 @@ def node() -> Iterator[RabbitMQServer]:
 @pytest.fixture
 def url(node: RabbitMQServer) -> Iterator[str]:
     """An empty virtual host of it."""
-    name = node.new_vhost()
-    yield node.url(name)
-    node.delete_vhost(name)
+    with node.vhost() as name:
+        yield node.url(name)
 
 
 Start = Callable[..., "subprocess.Popen[str]"]

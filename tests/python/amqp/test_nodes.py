@@ -40,9 +40,8 @@ def node(authority: Authority) -> Iterator[RabbitMQServer]:
 @pytest.fixture
 def vhost(node: RabbitMQServer) -> Iterator[str]:
     """An empty virtual host of it."""
-    name = node.new_vhost()
-    yield name
-    node.delete_vhost(name)
+    with node.vhost() as name:
+        yield name
 
 
 @pytest.fixture

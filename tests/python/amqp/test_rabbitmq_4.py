@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from kombu_rs import Connection, Consumer, Queue, exceptions
-from servers.rabbitmq import RabbitMQServer, rabbitmq_of_tomorrow
 
 CONFIRMED = {"confirm_publish": True}
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[RabbitMQServer]:
-    """The node that these tests share."""
-    with rabbitmq_of_tomorrow() as server:
-        yield server
-
-
-@pytest.fixture
-def url(node: RabbitMQServer) -> Iterator[str]:
-    """An empty virtual host of it."""
-    name = node.new_vhost()
-    yield node.url(name)
-    node.delete_vhost(name)
 
 
 def declare(connection: Connection, kind: str, count: int = 0) -> Queue:
@@ -40,9 +23,9 @@ def declare(connection: Connection, kind: str, count: int = 0) -> Queue:
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_a_limit_for_a_whole_channel(url: str, kind: str) -> None:
+def test_a_limit_for_a_whole_channel(rabbitmq_4_url: str, kind: str) -> None:
     """The node would give it to each consumer; it is held here, over both, and may change."""
-    with Connection(url, transport_options=CONFIRMED) as connection:
+    with Connection(rabbitmq_4_url, transport_options=CONFIRMED) as connection:
         queue = declare(connection, kind, 20)
         channel = connection.default_channel
         channel.basic_qos(0, 3, True)
@@ -69,9 +52,11 @@ def test_a_limit_for_a_whole_channel(url: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("flags", [{}, {"auto_delete": True}], ids=["plain", "auto_delete"])
-def test_a_queue_that_is_neither_durable_nor_exclusive(url: str, flags: dict[str, bool]) -> None:
+def test_a_queue_that_is_neither_durable_nor_exclusive(
+    rabbitmq_4_url: str, flags: dict[str, bool]
+) -> None:
     """The broker ends the connection for it, and what it says is raised; the next one serves."""
-    with Connection(url) as connection:
+    with Connection(rabbitmq_4_url) as connection:
         queue = Queue("fleeting", durable=False, **flags)(connection.default_channel)
         with pytest.raises(exceptions.InternalError, match="transient_nonexcl_queues") as raised:
             queue.declare()

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from servers.process import wait_until
-from servers.rabbitmq import RabbitMQServer, rabbitmq_of_tomorrow
 
 from .conftest import QUORUM, NewStage
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[RabbitMQServer]:
-    """The node that these tests share."""
-    with rabbitmq_of_tomorrow() as server:
-        yield server
-
-
-@pytest.fixture
-def url(node: RabbitMQServer) -> Iterator[str]:
-    """An empty virtual host of it."""
-    name = node.new_vhost()
-    yield node.url(name)
-    node.delete_vhost(name)
 
 
 @pytest.mark.parametrize(
@@ -36,10 +19,10 @@ def url(node: RabbitMQServer) -> Iterator[str]:
     ids=["classic", "quorum", "quorum_unknown"],
 )
 def test_tasks_remote_control_and_events(
-    url: str, new_stage: NewStage, tmp_path: Path, settings: dict[str, Any]
+    rabbitmq_4_url: str, new_stage: NewStage, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """More tasks wait for their time than a worker fetches; others ask it and hear from it."""
-    stage = new_stage(url, **settings)
+    stage = new_stage(rabbitmq_4_url, **settings)
     worker = stage.worker(concurrency=1, pool="prefork", arguments=("--task-events",))
     seen: list[str] = []
     with stage.app.connection_for_read() as connection:
